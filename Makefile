@@ -1,0 +1,40 @@
+# Every target does its own set-up: a fresh machine needs Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+KILLS  ?= 20
+PIP     = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+.PHONY: demo test check soak bench clean
+
+demo: $(VENV)/.all          ## the default recipe, from teacher to verdict
+	$(VENV)/bin/edgekd pipeline
+
+test: $(VENV)/.dev          ## the tests, under 10 minutes on 2 cores
+	$(VENV)/bin/python -m pytest -m "not soak" --cov=edgekd --cov-report=term:skip-covered
+
+check: $(VENV)/.dev         ## format, lint, types, layers
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+soak: export EDGEKD_KILLS = $(KILLS)
+soak: $(VENV)/.dev          ## random kills; KILLS=n sets how many
+	$(VENV)/bin/python -m pytest -m soak --no-header -s
+
+bench: $(VENV)/.dev         ## the figures that the README and docs quote
+	for script in startup harness pipeline quantization; do $(VENV)/bin/python benchmarks/$$script.py || exit 1; done
+
+# torch first and by its exact version: an open range would take gigabytes of CUDA packages on a machine without a GPU.
+$(VENV)/.all: pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[all]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.all
+	$(PIP) -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .edgekd .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

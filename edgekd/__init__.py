@@ -1,0 +1,35 @@
+"""edgekd: take a large trained network to a small device, and prove it there.
+
+from edgekd import Recipe, bench, run
+
+result = run(Recipe.load("digits"), devices=["cpu"])
+result.exit_code, result.report["devices"]["cpu"]["verdict"]
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from edgekd.version import __version__
+
+if TYPE_CHECKING:
+    from edgekd.benchmark import bench as bench
+    from edgekd.pipeline import Result as Result
+    from edgekd.pipeline import run as run
+    from edgekd.recipe import Recipe as Recipe
+
+_PUBLIC = {
+    "Recipe": "edgekd.recipe",
+    "Result": "edgekd.pipeline",
+    "bench": "edgekd.benchmark",
+    "run": "edgekd.pipeline",
+}
+__all__ = ["Recipe", "Result", "__version__", "bench", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are asked for (PEP 562): the agent and `edgekd --help` need none of them."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'edgekd' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -1,0 +1,257 @@
+"""ONNX Runtime.
+
+Options: `providers` (default ["CPUExecutionProvider"]; the first one must really be used, there is no silent fallback) and
+`threads` (intra-op threads of a timed session, default 1).
+
+A model with a dynamic batch axis stays dynamic: fixing it made no difference to convolutional networks (paired ratio of
+p50 .996 - 1.006, one thread, batch 1).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from edgekd.agent.backends import Tensor, Throughput, check_feeds, count_precisions, take_options
+from edgekd.agent.errors import AgentError
+
+try:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as _state
+except ImportError as error:
+    raise AgentError(
+        "ONNX Runtime cannot be imported (%s): pip install onnxruntime, it comes with pip install edgekd" % error
+    ) from error
+
+if TYPE_CHECKING:
+    from edgekd.agent.backends import Array, Feeds
+
+_DEFAULTS: Dict[str, Any] = {"providers": ["CPUExecutionProvider"], "threads": 1}
+
+_ERROR_NAMES = "Fail InvalidArgument NoSuchFile NoModel EngineError RuntimeException InvalidProtobuf NotImplemented InvalidGraph EPFail"
+_ERRORS = tuple(getattr(_state, name) for name in _ERROR_NAMES.split() if hasattr(_state, name))
+
+_TYPES = {"float": "float32", "double": "float64"}  # the others are called as in numpy
+
+_INTEGER_OPS = ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "ConvInteger", "MatMulInteger")
+_COMPUTING = ("Conv", "Gemm", "MatMul", "Attention", "LSTM", "GRU", "RNN", "Einsum")
+
+# Identity on one float: a whole ONNX file of 67 bytes, to make the runtime allocate what it keeps for the process.
+_IDENTITY = (
+    b'\x08\x07\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+
+
+def runtime() -> Dict[str, Any]:
+    """Return name, version and the execution providers of this build."""
+    return {
+        "name": "onnxruntime",
+        "version": onnxruntime.__version__,
+        "providers": list(onnxruntime.get_available_providers()),
+    }
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raise AgentError for an unknown option or a provider that this build does not have."""
+    chosen = take_options("onnxruntime", options, _DEFAULTS)
+    if chosen["threads"] < 1:
+        raise AgentError("option threads of onnxruntime is %d; it must be at least 1" % chosen["threads"])
+    existing = onnxruntime.get_available_providers()
+    if not chosen["providers"]:
+        raise AgentError("option providers of onnxruntime is empty; this build has %s" % ", ".join(existing))
+    for provider in _provider_names(chosen["providers"]):
+        if provider not in existing:
+            raise AgentError(
+                "execution provider %s is not in this build of onnxruntime %s, which has %s; "
+                "install a build that has it or change the option providers"
+                % (provider, onnxruntime.__version__, ", ".join(existing))
+            )
+
+
+def warm() -> None:
+    """Run one trivial model."""
+    session = onnxruntime.InferenceSession(_IDENTITY, _session_options(1), providers=["CPUExecutionProvider"])
+    session.run(None, {"x": np.zeros(1, np.float32)})
+
+
+def open(  # noqa: A001 - the verb of every backend
+    path: Path, options: Mapping[str, Any], shapes: Optional[Mapping[str, Tuple[int, ...]]] = None
+) -> OnnxRuntimeSession:
+    """Load a model; `shapes` is not needed by this runtime.
+
+    Raises:
+        AgentError: The runtime refuses the model, or uses another provider than the first one asked for.
+    """
+    check(options)
+    del shapes
+    chosen = take_options("onnxruntime", options, _DEFAULTS)
+    return OnnxRuntimeSession(path, chosen, _load(path, chosen, _session_options(chosen["threads"])))
+
+
+def throughput(path: Path, options: Mapping[str, Any], feeds: Feeds, cores: int, seconds: float) -> Throughput:
+    """Run one single-threaded session from as many threads as there are cores, each with buffers of its own."""
+    session = open(path, {**options, "threads": 1})
+    calls = [session.bind(feeds) for _ in range(cores)]
+    counts, begins, ends = [0] * cores, [0] * cores, [0] * cores
+    start = threading.Barrier(cores + 1)
+    failures: List[str] = []
+
+    def work(index: int) -> None:
+        call, count = calls[index], 0
+        try:
+            call()
+            start.wait()
+            begins[index] = time.perf_counter_ns()
+            deadline = begins[index] + int(seconds * 1e9)
+            while ends[index] < deadline:
+                call()
+                count += 1
+                ends[index] = time.perf_counter_ns()
+        except _ERRORS as error:
+            failures.append(str(error))
+            start.abort()
+        except threading.BrokenBarrierError:
+            pass  # another thread failed, and says why
+        counts[index] = count
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(cores)]
+    for thread in threads:
+        thread.start()
+    try:
+        start.wait()
+    except threading.BrokenBarrierError:
+        pass
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise AgentError("onnxruntime failed under load: %s" % failures[0])
+    return Throughput(inferences=sum(counts), seconds=(max(ends) - min(begins)) / 1e9, threads=cores)
+
+
+class OnnxRuntimeSession:
+    """A model in ONNX Runtime."""
+
+    def __init__(self, path: Path, options: Dict[str, Any], session: Any) -> None:
+        self._path = path
+        self._options = options
+        self._session = session
+        self.inputs = tuple(
+            Tensor(entry.name, tuple(_axis(axis) for axis in entry.shape), _numpy_type(entry.type))
+            for entry in session.get_inputs()
+        )
+
+    def bind(self, feeds: Feeds) -> Callable[[], object]:
+        """Bind inputs and outputs to buffers in host memory and return the call."""
+        binding = self._session.io_binding()
+        for name, array in check_feeds(self.inputs, feeds).items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array.copy()))
+        # The shapes of the outputs are known only after a run.
+        for name, array in self.run(feeds).items():
+            buffer = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(array.shape), array.dtype.type)
+            binding.bind_ortvalue_output(name, buffer)
+        run = self._session.run_with_iobinding
+
+        def call() -> None:
+            run(binding)
+
+        return call
+
+    def run(self, feeds: Feeds) -> Dict[str, Array]:
+        """Return the outputs by name."""
+        names = [entry.name for entry in self._session.get_outputs()]
+        try:
+            values = self._session.run(names, check_feeds(self.inputs, feeds))
+        except _ERRORS as error:
+            raise AgentError("onnxruntime failed to run the model: %s" % error) from error
+        return dict(zip(names, (np.asarray(value) for value in values)))
+
+    def facts(self, feeds: Feeds) -> Dict[str, Any]:
+        """Profile a second session for one run and read from it which kernels ran, on which provider, in which precision."""
+        with tempfile.TemporaryDirectory() as folder:
+            options = _session_options(self._options["threads"])
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = _load(self._path, self._options, options)
+            session.run(None, check_feeds(self.inputs, feeds))
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        layers = [_layer(event) for event in events if _is_kernel(event)]
+        nodes: Dict[str, int] = {}
+        for layer in layers:
+            nodes[layer["provider"]] = nodes.get(layer["provider"], 0) + 1
+        return {
+            "provider": self._session.get_providers()[0],
+            "nodes_per_provider": nodes,
+            "threads": self._options["threads"],
+            "static_shapes": all(None not in tensor.shape for tensor in self.inputs),
+            "precision": count_precisions(layers),
+            "layers": layers,
+        }
+
+
+def _session_options(threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    # Threads that wait by spinning would take the core from the other sessions of the process, and draw power.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _load(path: Path, options: Mapping[str, Any], session_options: Any) -> Any:
+    providers = [tuple(entry) if isinstance(entry, list) else entry for entry in options["providers"]]
+    try:
+        session = onnxruntime.InferenceSession(str(path), session_options, providers=providers)
+    except _ERRORS as error:
+        raise AgentError("onnxruntime %s refuses %s: %s" % (onnxruntime.__version__, path.name, error)) from error
+    asked, used = _provider_names(options["providers"])[0], session.get_providers()[0]
+    if used != asked:
+        raise AgentError(
+            "asked for %s, onnxruntime fell back to %s; its libraries are missing or its device is not there"
+            % (asked, used)
+        )
+    return session
+
+
+def _provider_names(providers: List[Any]) -> List[str]:
+    """Return the names; an entry is a name or [name, options]."""
+    return [str(entry[0]) if isinstance(entry, (list, tuple)) else str(entry) for entry in providers]
+
+
+def _axis(axis: Any) -> Optional[int]:
+    return axis if isinstance(axis, int) and axis >= 0 else None
+
+
+def _numpy_type(name: str) -> str:
+    """Return the numpy name of "tensor(float)"."""
+    inner = name[len("tensor(") : -1] if name.startswith("tensor(") else name
+    return _TYPES.get(inner, inner)
+
+
+def _is_kernel(event: Mapping[str, Any]) -> bool:
+    return event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time")
+
+
+def _layer(event: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return what one kernel of a profile was: its first input decides unless its name says that it computes in integers."""
+    arguments = event["args"]
+    kind = str(arguments.get("op_name", "unknown"))
+    first = next((name for entry in arguments.get("input_type_shape", ()) for name in entry), "unknown")
+    integer = kind.startswith(_INTEGER_OPS) or first in ("uint8", "int8")
+    computes = any(name in kind for name in _COMPUTING)
+    return {
+        "name": str(event["name"])[: -len("_kernel_time")],
+        "type": kind,
+        "precision": "int8" if integer else _TYPES.get(first, first),
+        "computes": computes,
+        "provider": str(arguments.get("provider", "unknown")),
+    }

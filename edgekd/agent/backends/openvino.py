@@ -1,0 +1,264 @@
+"""OpenVINO.
+
+Options: `device` (default "CPU"; AUTO, MULTI and HETERO are refused, because they choose by themselves), `threads`
+(INFERENCE_NUM_THREADS of a timed model, default 1) and `inference_precision` (default "f32": on CPUs with AVX512-BF16 or AMX
+OpenVINO would otherwise compute a float32 model in bfloat16 without saying so; int8 layers of a quantized model stay int8).
+
+A timed model is compiled for the very shape that is timed, which is this runtime's fast path. Call with pre-bound tensors and
+`share_outputs=True`: the interval is then about 6 us longer than the runtime's own `InferRequest.latency`.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple
+
+import numpy as np
+
+from edgekd.agent.backends import Tensor, Throughput, check_feeds, count_precisions, take_options
+from edgekd.agent.errors import AgentError
+
+try:
+    import openvino
+except ImportError as error:
+    raise AgentError("OpenVINO cannot be imported (%s): pip install 'edgekd[openvino]'" % error) from error
+
+if TYPE_CHECKING:
+    from edgekd.agent.backends import Array, Feeds
+
+_DEFAULTS: Dict[str, Any] = {"device": "CPU", "threads": 1, "inference_precision": "f32"}
+_CHOOSING = ("AUTO", "MULTI", "HETERO", "BATCH")
+_PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i8": "int8", "u8": "int8", "f64": "float64"}
+_COMPUTING = (
+    "Convolution",
+    "FullyConnected",
+    "MatMul",
+    "Deconvolution",
+    "RNN",
+    "LSTM",
+    "GRU",
+    "ScaledDotProduct",
+    "MHA",
+)
+_NOT_EXECUTED = ("Input", "Output", "Const", "Constant", "Parameter", "Result")
+
+
+def runtime() -> Dict[str, Any]:
+    """Return name, version and the devices that OpenVINO sees."""
+    return {
+        "name": "openvino",
+        "version": openvino.__version__.split("-")[0],
+        "devices": list(openvino.Core().available_devices),
+    }
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raise AgentError for an unknown option or a device that is not there."""
+    chosen = take_options("openvino", options, _DEFAULTS)
+    if chosen["threads"] < 1:
+        raise AgentError("option threads of openvino is %d; it must be at least 1" % chosen["threads"])
+    if chosen["inference_precision"] not in _PRECISIONS:
+        raise AgentError(
+            "option inference_precision of openvino is %r; it may be %s"
+            % (chosen["inference_precision"], ", ".join(sorted(_PRECISIONS)))
+        )
+    device = chosen["device"]
+    existing = list(openvino.Core().available_devices)
+    if device.split(":")[0] in _CHOOSING:
+        raise AgentError("device %s chooses by itself what to run on; name one of %s" % (device, ", ".join(existing)))
+    if not any(name == device or name.split(".")[0] == device for name in existing):
+        raise AgentError("OpenVINO sees no device %s here; it sees %s" % (device, ", ".join(existing)))
+
+
+def warm() -> None:
+    """Compile and run one trivial model."""
+    parameter = openvino.opset13.parameter([1], np.float32)
+    core = openvino.Core()
+    compiled = core.compile_model(openvino.Model([openvino.opset13.relu(parameter)], [parameter]), "CPU", _latency(1))
+    compiled.create_infer_request().infer([np.zeros(1, np.float32)])
+
+
+def open(  # noqa: A001 - the verb of every backend
+    path: Path, options: Mapping[str, Any], shapes: Optional[Mapping[str, Tuple[int, ...]]] = None
+) -> OpenVinoSession:
+    """Load a model for one stream on `threads` threads, for the given input shapes only if there are any.
+
+    Raises:
+        AgentError: OpenVINO refuses the model, or would run it elsewhere or in another precision than asked.
+    """
+    check(options)
+    chosen = take_options("openvino", options, _DEFAULTS)
+    model = _read(path)
+    inputs = _inputs(model)
+    compiled = _compile(model, chosen, shapes, _latency(chosen["threads"]), path.name)
+    return OpenVinoSession(chosen, inputs, compiled)
+
+
+def throughput(path: Path, options: Mapping[str, Any], feeds: Feeds, cores: int, seconds: float) -> Throughput:
+    """Keep the number of requests in flight that OpenVINO's own throughput hint asks for."""
+    chosen = take_options("openvino", options, _DEFAULTS)
+    model = _read(path)
+    arrays = check_feeds(_inputs(model), feeds)
+    hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": cores, "ENABLE_CPU_PINNING": False}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    compiled = _compile(model, chosen, shapes, hints if chosen["device"].startswith("CPU") else {}, path.name)
+    queue = openvino.AsyncInferQueue(compiled)
+    for request in queue:
+        for port in compiled.inputs:
+            request.set_tensor(port, openvino.Tensor(arrays[_input_name(port)].copy()))
+    try:
+        for _ in range(2 * len(queue)):  # every request has run before the clock starts
+            queue.start_async()
+        queue.wait_all()
+        count, begin = 0, time.perf_counter_ns()
+        deadline = begin + int(seconds * 1e9)
+        while time.perf_counter_ns() < deadline:
+            queue.start_async()
+            count += 1
+        queue.wait_all()
+    except RuntimeError as error:
+        raise AgentError("OpenVINO failed under load: %s" % error) from error
+    return Throughput(inferences=count, seconds=(time.perf_counter_ns() - begin) / 1e9, threads=cores)
+
+
+class OpenVinoSession:
+    """A compiled model and its one infer request."""
+
+    def __init__(self, options: Dict[str, Any], inputs: Tuple[Tensor, ...], compiled: Any) -> None:
+        self._options = options
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self.inputs = inputs
+
+    @property
+    def request(self) -> Any:
+        """The infer request; its `latency` (ms) is the runtime's own clock for the last call."""
+        return self._request
+
+    def bind(self, feeds: Feeds) -> Callable[[], object]:
+        """Set the request's input tensors and return the synchronous call; outputs stay in the request's own memory."""
+        for name, array in check_feeds(self.inputs, feeds).items():
+            self._request.set_tensor(self._port(name), openvino.Tensor(array.copy()))
+        infer = self._request.infer
+
+        def call() -> None:
+            infer(share_outputs=True)
+
+        return call
+
+    def run(self, feeds: Feeds) -> Dict[str, Array]:
+        """Return the outputs by name."""
+        arrays = check_feeds(self.inputs, feeds)
+        try:
+            for name, array in arrays.items():
+                self._request.set_tensor(self._port(name), openvino.Tensor(array))
+            self._request.infer()
+        except RuntimeError as error:
+            raise AgentError("OpenVINO failed to run the model: %s" % error) from error
+        return {_output_name(port): self._request.get_tensor(port).data.copy() for port in self._compiled.outputs}
+
+    def facts(self, feeds: Feeds) -> Dict[str, Any]:
+        """Read the compiled graph: which primitive each layer got, in which precision."""
+        del feeds
+        layers = [_layer(node) for node in self._compiled.get_runtime_model().get_ordered_ops()]
+        layers = [layer for layer in layers if layer["type"] not in _NOT_EXECUTED]
+        return {
+            "provider": ", ".join(self._compiled.get_property("EXECUTION_DEVICES")),
+            "inference_precision": self._options["inference_precision"],
+            "threads": self._options["threads"],
+            "static_shapes": all(port.get_partial_shape().is_static for port in self._compiled.inputs),
+            "precision": count_precisions(layers),
+            "layers": layers,
+        }
+
+    def _port(self, name: str) -> Any:
+        return next(port for port in self._compiled.inputs if _input_name(port) == name)
+
+
+def _latency(threads: int) -> Dict[str, Any]:
+    # Pinning is ours: the process is pinned as a whole, and OpenVINO's own would move its threads off that core.
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _read(path: Path) -> Any:
+    try:
+        return openvino.Core().read_model(str(path))
+    except RuntimeError as error:
+        raise AgentError("OpenVINO %s refuses %s: %s" % (openvino.__version__, path.name, error)) from error
+
+
+def _compile(
+    model: Any,
+    options: Mapping[str, Any],
+    shapes: Optional[Mapping[str, Tuple[int, ...]]],
+    hints: Mapping[str, Any],
+    name: str,
+) -> Any:
+    device = options["device"]
+    only = dict(hints) if device.startswith("CPU") else {"PERFORMANCE_HINT": "LATENCY", **_without_cpu_keys(hints)}
+    only["INFERENCE_PRECISION_HINT"] = options["inference_precision"]
+    try:
+        if shapes is not None and model.is_dynamic():
+            model.reshape({port: list(shapes[_input_name(port)]) for port in model.inputs})
+        compiled = openvino.Core().compile_model(model, device, only)
+        used = list(compiled.get_property("EXECUTION_DEVICES"))
+    except RuntimeError as error:
+        raise AgentError(
+            "OpenVINO %s cannot compile %s for %s: %s" % (openvino.__version__, name, device, error)
+        ) from error
+    if not used or any(entry != device and entry.split(".")[0] != device for entry in used):
+        raise AgentError("asked OpenVINO for %s, it would run %s on %s" % (device, name, ", ".join(used)))
+    return compiled
+
+
+def _without_cpu_keys(hints: Mapping[str, Any]) -> Dict[str, Any]:
+    cpu_only = ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "NUM_STREAMS")
+    return {key: value for key, value in hints.items() if key not in cpu_only}
+
+
+def _inputs(model: Any) -> Tuple[Tensor, ...]:
+    return tuple(
+        Tensor(
+            _input_name(port),
+            tuple(axis.get_length() if axis.is_static else None for axis in port.get_partial_shape()),
+            np.dtype(port.get_element_type().to_dtype()).name,
+        )
+        for port in model.inputs
+    )
+
+
+def _input_name(port: Any) -> str:
+    return str(port.get_node().get_friendly_name())
+
+
+def _output_name(port: Any) -> str:
+    """Return the ONNX name of an output; a port can carry several names when nodes before it were folded away."""
+    name = str(port.get_node().get_friendly_name()).split("/sink_port_")[0]
+    names = port.get_names()
+    return name if name in names or not names else str(min(names))
+
+
+def _layer(node: Any) -> Dict[str, Any]:
+    info = {key: str(_plain(value)) for key, value in dict(node.get_rt_info().items()).items()}
+    kind = info.get("layerType", "unknown")
+    # "brgconv_avx512_I8": the primitive that was chosen says more than the type of the first input.
+    suffix = info.get("primitiveType", "").rsplit("_", 1)[-1].lower()
+    runtime_precision = info.get("runtimePrecision", "unknown")
+    return {
+        "name": str(node.get_friendly_name()),
+        "type": kind,
+        "precision": _PRECISIONS.get(suffix, _PRECISIONS.get(runtime_precision, runtime_precision)),
+        "computes": kind.startswith(_COMPUTING),
+        "primitive": info.get("primitiveType", "unknown"),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return what an OVAny of older releases holds."""
+    return getattr(value, "value", value)

@@ -1,0 +1,89 @@
+"""Files that are whole or absent: written beside their place, then renamed into it; and their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Dict, Iterator, Mapping
+
+import numpy as np
+
+from edgekd.agent.errors import AgentError
+
+if TYPE_CHECKING:
+    from edgekd.agent.backends import Array
+
+_CHUNK = 1 << 20
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits, reading it in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(_CHUNK), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a binary file that appears at `path` only when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(".%s.%d.partial" % (path.name, os.getpid()))
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+        os.replace(str(partial), str(path))
+    finally:
+        if partial.exists():
+            partial.unlink()
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write strict JSON (no NaN, which other readers refuse) in one step."""
+    text = json.dumps(document, indent=1, allow_nan=False)
+    with replacing(path) as stream:
+        stream.write(text.encode("utf-8") + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        AgentError: There is no such file, or it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AgentError("there is no file %s" % path) from None
+    except ValueError as error:  # also UnicodeDecodeError and JSONDecodeError
+        raise AgentError("%s is not JSON: %s" % (path, error)) from error
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array], compress: bool = False) -> None:
+    """Write named arrays as one .npz in one step."""
+    with replacing(path) as stream:
+        # An array may be called "file", the name of numpy's own parameter: refuse it rather than write nonsense.
+        if "file" in arrays:
+            raise AgentError(
+                "an array for %s is named 'file', which .npz cannot hold; rename the model's tensor" % path
+            )
+        (np.savez_compressed if compress else np.savez)(stream, **arrays)
+
+
+def read_npz(path: Path) -> Dict[str, Array]:
+    """Read all arrays of an .npz file; pickled objects in it are refused.
+
+    Raises:
+        AgentError: There is no such file, or it is not an .npz of plain arrays.
+    """
+    try:
+        with np.load(str(path), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise AgentError("there is no file %s" % path) from None
+    except (ValueError, OSError, AttributeError) as error:
+        raise AgentError("%s is not an .npz of plain arrays: %s" % (path, error)) from error

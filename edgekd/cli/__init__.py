@@ -1,0 +1,95 @@
+"""The command line. A command's module is imported only when the command is called, so that help is instant."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import tempfile
+import traceback
+from types import FrameType
+
+import click
+
+from edgekd.errors import EdgekdError
+from edgekd.version import __version__
+
+INTERRUPTED = 130
+
+COMMANDS = {
+    "pipeline": "Distill, prune, quantize, export, validate and measure: the whole chain, one verdict.",
+    "bench": "Measure ONNX files side by side on a device.",
+    "report": "Rebuild a run's report from its raw samples.",
+    "recipe": "List, show, copy and check recipes.",
+    "device": "List and show device profiles.",
+    "cache": "List, verify and clean the store.",
+}
+"""Every command's one line of help; its module in this package has its name, and a click command `command`."""
+
+EPILOG = """Exit codes: 0 all gates passed, 1 a gate failed or could not be measured, 2 wrong input (found before
+any work), 3 a stage failed, 4 a device could not be reached, 130 interrupted (run again to go on)."""
+
+
+class Commands(click.Group):
+    """A group whose commands are modules, imported when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of their use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="edgekd %(version)s")
+def cli() -> None:
+    """Take a large trained network to a small device, and prove it there.
+
+    `edgekd pipeline` runs the default recipe on this machine's processor; nothing is downloaded.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with its code; the user sees messages, not tracebacks."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli(standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except EdgekdError as error:
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; what is finished is kept: run the same command again to go on", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 1
+    except Exception as error:  # noqa: BLE001 - the last resort: a bug, told in one line, with its traceback in a file
+        code = 3
+        click.echo(
+            f"internal error: {type(error).__name__}: {error}; please report it with {_keep_traceback()}", err=True
+        )
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _keep_traceback() -> str:
+    with tempfile.NamedTemporaryFile("w", prefix="edgekd-error-", suffix=".txt", delete=False) as file:
+        traceback.print_exc(file=file)
+    return file.name

@@ -1,0 +1,57 @@
+"""`edgekd cache`."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import click
+
+from edgekd import cleaning
+from edgekd.artifact import default_root, open_store
+
+
+@click.group()
+def command() -> None:
+    """List, verify and clean the store (.edgekd, or EDGEKD_HOME)."""
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
+def ls(as_json: bool) -> None:
+    """List what is in the store, the newest first."""
+    found = list(cleaning.entries(open_store(default_root())))
+    if as_json:
+        rows = [{"kind": e.kind, "name": e.path.name, "size_bytes": e.size_bytes, "used_at": e.used_at} for e in found]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for entry in found:
+        used = datetime.fromtimestamp(entry.used_at).astimezone()
+        click.echo(f"{entry.kind:<10} {used:%Y-%m-%d %H:%M} {entry.size_bytes / 1e6:9.2f} MB  {entry.path.name}")
+    click.echo(f"{len(found)} entries, {sum(entry.size_bytes for entry in found) / 1e6:.1f} MB in {default_root()}")
+
+
+@command.command()
+def verify() -> int:
+    """Check every artifact against its checksums; exit code 3 if one is corrupted (the next run makes it again)."""
+    store = open_store(default_root())
+    found = cleaning.problems(store)
+    for name, problem in found.items():
+        click.echo(f"corrupted: {name}: {problem}", err=True)
+    count = len(list((store.root / "artifacts").iterdir()))
+    click.echo(f"{count} artifacts checked, {len(found)} corrupted")
+    return 3 if found else 0
+
+
+@command.command()
+@click.option("--older-than", default=30.0, show_default=True, metavar="DAYS", type=click.FloatRange(min=0),
+              help="Remove what nobody used for so many days.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would go.")
+def gc(older_than: float, dry_run: bool) -> None:
+    """Remove old artifacts, interrupted work and what was set aside. Runs and their reports stay."""
+    found = cleaning.removable(open_store(default_root()), older_than)
+    for entry in found:
+        click.echo(f"{'would remove' if dry_run else 'removed'} {entry.kind} {entry.path.name}")
+        if not dry_run:
+            cleaning.remove(entry)
+    click.echo(f"{len(found)} entries, {sum(entry.size_bytes for entry in found) / 1e6:.1f} MB")

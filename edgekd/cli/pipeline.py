@@ -1,0 +1,74 @@
+"""`edgekd pipeline`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from edgekd import pipeline
+from edgekd.cli.display import showing
+from edgekd.recipe import DEFAULT, Recipe
+from edgekd.report import terminal
+
+
+@click.command()
+@click.argument("recipe", default=DEFAULT)
+@click.option("--device", "devices", multiple=True, default=["cpu"], show_default=True, metavar="NAME",
+              help="A device to measure on; repeat it for several. See `edgekd device list`.")  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="Override a key of the recipe, such as student.width=8; repeat it for several.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Put the run exactly here. Default: runs/ in the store.")
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGEKD_DATA", help="Where data sets lie.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what is cached, what will run and why; do nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json (or the plan) instead of tables.")
+def command(
+    recipe: str,
+    devices: Sequence[str],
+    overrides: Sequence[str],
+    out: Path | None,
+    data_dir: Path | None,
+    only_plan: bool,
+    as_json: bool,
+) -> int:
+    """Run RECIPE, a shipped recipe's name or the path of a YAML file, from teacher to verdict.
+
+    Everything made is kept in the store (.edgekd, or EDGEKD_HOME): a second run makes only what changed, and measures.
+    """
+    sys.path.insert(0, str(Path.cwd()))  # a recipe's "package.module:function" is looked up where the user works
+    loaded = Recipe.load(recipe, overrides)
+    console = Console(stderr=as_json)
+    if only_plan:
+        return _plan(loaded, devices, data_dir, as_json, console)
+    with showing(console) as show:
+        result = pipeline.run(loaded, devices, out=out, data_dir=data_dir, show=show)
+    if as_json:
+        click.echo(json.dumps(result.report, indent=1))
+    else:
+        terminal.render(dict(result.report), console)
+        console.print(f"\nreport: {result.path / 'report.html'}", soft_wrap=True, highlight=False)
+    return result.exit_code
+
+
+def _plan(recipe: Recipe, devices: Sequence[str], data_dir: Path | None, as_json: bool, console: Console) -> int:
+    with showing(console) as show:
+        prepared = pipeline.prepare(recipe, devices, store=None, data_dir=data_dir, show=show)
+        planned = pipeline.plan(prepared)
+    rows = [
+        {"step": one.step.label, "state": "cached" if one.artifact else "will run", "reason": one.reason}
+        for one in planned
+    ] + [
+        {"step": f"measure[{name}]", "state": "will run", "reason": "always measured anew"} for name in prepared.devices
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        console.print(
+            f"{row['step']:<24} {row['state']:<9} {row['reason']}", soft_wrap=True, markup=False, highlight=False
+        )
+    return 0

@@ -1,0 +1,1 @@
+"""Compression: what makes a student smaller. Each module that changes a network's structure can replay its edit."""

@@ -1,0 +1,89 @@
+"""Post-training quantization: prepare, calibrate, convert, and keep what calibration found."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from edgekd.compress.pt2e import convert_pt2e, prepare_pt2e
+from edgekd.compress.quantizer import LAYERS, SchemeQuantizer, layer_name
+from edgekd.device import Scheme
+from edgekd.errors import StageError
+
+
+def prepare(model: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> GraphModule:
+    """Return the model as a graph with its BatchNorm folded and an observer wherever the scheme quantizes.
+
+    Args:
+        model: the float network; it is not changed. It is taken in evaluation mode.
+        example: inputs, the first axis of each is the batch, which stays free.
+        scheme: what becomes an integer.
+
+    Raises:
+        StageError: there is no convolution and no linear layer, or the network cannot be exported.
+    """
+    graph = capture(model, example)
+    if not quantized_layers(graph):
+        called = sorted({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
+        raise StageError(
+            f"{type(model).__name__} has nothing to quantize: no 1d or 2d convolution and no linear layer "
+            f"(it computes {', '.join(called) or 'nothing'}). Switch the quantize stage off for this network"
+        )
+    prepared: GraphModule = prepare_pt2e(graph, SchemeQuantizer(scheme))
+    return prepared
+
+
+def capture(model: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
+    """Return the model as a graph of ATen operators with a free batch size."""
+    training = model.training
+    model.eval()
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model, example, dynamic_shapes=tuple({0: batch} for _ in example))
+    except (RuntimeError, torch.export.UserError) as error:  # type: ignore[attr-defined]
+        raise StageError(f"{type(model).__name__} cannot be captured as a graph: {error}") from error
+    finally:
+        model.train(training)
+    return program.module(check_guards=False)  # type: ignore[return-value]
+
+
+def quantized_layers(graph: GraphModule) -> list[str]:
+    """Return the names of the convolutions and linear layers of a graph: all of them are quantized."""
+    return [layer_name(node) for node in graph.graph.nodes if node.target in LAYERS]
+
+
+def count_quantizable(model: nn.Module) -> list[str]:
+    """Return the names of a network's convolution and linear modules."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)]
+
+
+def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
+    """Show a prepared graph real inputs, so that its observers learn the ranges."""
+    with torch.no_grad():
+        for batch in batches:
+            prepared(batch)
+
+
+def convert(prepared: GraphModule) -> GraphModule:
+    """Return the quantized graph of a calibrated one, which stays as it is: integer weights, quantize and dequantize nodes."""
+    with warnings.catch_warnings():  # copying a graph constructs a class that torch itself has deprecated
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+        own = copy.deepcopy(prepared)
+    converted: GraphModule = convert_pt2e(own)
+    return converted
+
+
+def observed_state(prepared: GraphModule) -> dict[str, Tensor]:
+    """Return weights and calibrated ranges: with the float model's description, all that `convert` depends on."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in prepared.state_dict().items()}
+
+
+def load_observed_state(prepared: GraphModule, state: Mapping[str, Tensor]) -> None:
+    """Put a kept state into a freshly prepared graph of the same network and scheme."""
+    prepared.load_state_dict(dict(state), strict=True)

@@ -1,0 +1,232 @@
+"""Which values of a network become 8-bit integers: the annotation rules of a device's `Scheme`, for torchao's PT2E.
+
+The rules follow what integer kernels can fuse (ONNX Runtime's QLinear operators, OpenVINO, TensorRT):
+
+- a convolution computes integers to integers, so its input, weight and bias and its output are quantized. The output is
+  taken after a ReLU that is its only user; quantizing between the two would split the fused kernel in two.
+- a linear layer's input, weight and bias are quantized; its output is what the next layer asks for. The logits at the end
+  of a network stay float: no kernel gains from rounding them, and every decision is made on them.
+- residual additions, concatenations and average pools compute in integers when all their inputs are integers already.
+  Left in float, each would cost a conversion on both sides, which is slower than a float network.
+- what only moves or selects values (max-pool, flatten, transpose) shares its input's scale, so nothing is rounded twice.
+
+Biases are int32 in the scale of the product they are added to (input scale times weight scale), except in the symmetric
+scheme: TensorRT takes float biases only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgekd.compress.pt2e import (
+    DerivedQuantizationSpec,
+    MinMaxObserver,
+    ObserverBase,
+    PerChannelMinMaxObserver,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    Quantizer,
+    SharedQuantizationSpec,
+)
+from edgekd.device import Scheme
+
+aten = torch.ops.aten
+
+CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding})
+LINEARS = frozenset({aten.linear.default})
+LAYERS = CONVOLUTIONS | LINEARS
+_ACTIVATIONS = frozenset(
+    {aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default}
+)
+_ADDITIONS = frozenset({aten.add.Tensor, aten.add_.Tensor})
+_CONCATENATIONS = frozenset({aten.cat.default})
+_POOLS = frozenset({aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim})
+_MOVES = frozenset(
+    {
+        aten.max_pool1d.default,
+        aten.max_pool2d.default,
+        aten.flatten.using_ints,
+        aten.view.default,
+        aten.reshape.default,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+        aten.slice.Tensor,
+    }
+)
+_IDENTITIES = frozenset({aten.dropout.default, aten.dropout_.default})
+
+_WEIGHT_LIMIT = 127
+_REDUCED_WEIGHT_LIMIT = 64
+"""The largest weight for which the sum of two products with 8-bit activations fits 16 bits: 2 * 255 * 64 < 2**15."""
+
+
+class SchemeQuantizer(Quantizer):  # type: ignore[misc]
+    """Annotates an exported graph by the rules above."""
+
+    def __init__(self, scheme: Scheme) -> None:
+        super().__init__()
+        self._scheme = scheme
+        self._activation = _activation_spec(scheme)
+        self._weight = _weight_spec(scheme)
+
+    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+        """Write means over the image as average pools, which integer kernels exist for, and remove what does nothing."""
+        for node in list(model.graph.nodes):
+            if node.target is aten.mean.dim and _is_image_mean(node):
+                _mean_to_pool(model, node)
+            elif node.target in _IDENTITIES:
+                node.replace_all_uses_with(node.args[0])
+                model.graph.erase_node(node)
+        model.recompile()
+        return model
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        """Write onto every node what of it is quantized."""
+        integers: set[Node] = set()
+        for node in model.graph.nodes:
+            if node.target in LAYERS:
+                self._annotate_layer(node, integers)
+            elif self._computes_in_integers(node, integers):
+                inputs = dict.fromkeys(_tensor_inputs(node), self._activation)
+                _annotate(node, inputs)
+                self._annotate_output(node, integers)
+            elif node.target in _MOVES and node.args[0] in integers:
+                source = node.args[0]
+                _annotate(node, {source: self._activation}, SharedQuantizationSpec((source, node)))
+                integers.add(node)
+            elif node.target in _ACTIVATIONS and node not in integers and node.args[0] in integers:
+                _annotate(node, {node.args[0]: self._activation}, self._activation)
+                integers.add(node)
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        """Nothing to check: a value is annotated only where a kernel exists."""
+
+    def _annotate_layer(self, node: Node, integers: set[Node]) -> None:
+        source, weight = node.args[0], node.args[1]
+        bias = node.args[2] if len(node.args) > 2 else None
+        inputs: dict[Node, QuantizationSpecBase] = {source: self._activation, weight: self._weight}
+        if isinstance(bias, Node) and not self._scheme.symmetric:
+            inputs[bias] = _bias_spec(node, source, weight, per_channel=self._scheme.weights == "per-channel")
+        _annotate(node, inputs)
+        integers.add(source)
+        if node.target in CONVOLUTIONS:
+            self._annotate_output(node, integers)
+
+    def _annotate_output(self, node: Node, integers: set[Node]) -> None:
+        """Quantize what a kernel gives: the value after a ReLU that can be fused into it, else its own."""
+        fused = _fused_activation(node)
+        last = node if fused is None else fused
+        _annotate(last, output=self._activation)
+        integers.add(last)
+
+    def _computes_in_integers(self, node: Node, integers: set[Node]) -> bool:
+        if not self._scheme.quantize_add or node.target not in _ADDITIONS | _CONCATENATIONS | _POOLS:
+            return False
+        inputs = _tensor_inputs(node)
+        operands = 2 if node.target in _ADDITIONS else 1
+        return len(inputs) >= operands and all(value in integers for value in inputs)
+
+
+def layer_name(node: Node) -> str:
+    """Return the dotted module name of a layer, or the node's own name where the layer is a plain function call."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed(stack.values()))[0] if stack else ""
+    return str(path) or node.name
+
+
+def _activation_spec(scheme: Scheme) -> QuantizationSpec:
+    low, high, dtype = (0, 255, torch.uint8) if scheme.activations == "u8" else (-128, 127, torch.int8)
+    return QuantizationSpec(
+        dtype=dtype,
+        observer_or_fake_quant_ctr=MinMaxObserver.with_args(),
+        quant_min=low,
+        quant_max=high,
+        qscheme=torch.per_tensor_symmetric if scheme.symmetric else torch.per_tensor_affine,
+    )
+
+
+def _weight_spec(scheme: Scheme) -> QuantizationSpec:
+    per_channel = scheme.weights == "per-channel"
+    limit = _REDUCED_WEIGHT_LIMIT if scheme.reduce_range else _WEIGHT_LIMIT
+    return QuantizationSpec(
+        dtype=torch.int8,
+        observer_or_fake_quant_ctr=(PerChannelMinMaxObserver if per_channel else MinMaxObserver).with_args(),
+        quant_min=-limit,
+        quant_max=limit,
+        qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
+        ch_axis=0 if per_channel else None,
+    )
+
+
+def _bias_spec(node: Node, source: Node, weight: Node, *, per_channel: bool) -> DerivedQuantizationSpec:
+    return DerivedQuantizationSpec(
+        derived_from=[(source, node), (weight, node)],
+        derive_qparams_fn=_product_scale,
+        dtype=torch.int32,
+        quant_min=-(2**31),
+        quant_max=2**31 - 1,
+        qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
+        ch_axis=0 if per_channel else None,
+    )
+
+
+def _product_scale(observers: list[ObserverBase]) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point of what an activation times a weight gives."""
+    (activation, _), (weight, _) = (observer.calculate_qparams() for observer in observers)
+    scale = activation * weight
+    return scale, torch.zeros_like(scale, dtype=torch.int64)
+
+
+def _annotate(
+    node: Node, inputs: dict[Node, QuantizationSpecBase] | None = None, output: QuantizationSpecBase | None = None
+) -> None:
+    """Add to a node's annotation."""
+    annotation = node.meta.setdefault("quantization_annotation", QuantizationAnnotation(_annotated=True))
+    annotation.input_qspec_map.update(inputs or {})
+    if output is not None:
+        annotation.output_qspec = output
+
+
+def _fused_activation(node: Node) -> Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].target in _ACTIVATIONS else None
+
+
+def _tensor_inputs(node: Node) -> list[Node]:
+    first = node.args[0]
+    values = first if isinstance(first, list | tuple) else node.args
+    return [value for value in values if isinstance(value, Node) and isinstance(value.meta.get("val"), Tensor)]
+
+
+def _is_image_mean(node: Node) -> bool:
+    axes = node.args[1]
+    value = node.args[0].meta["val"]  # type: ignore[union-attr]
+    return value.dim() == 4 and isinstance(axes, list | tuple) and sorted(a % 4 for a in axes) == [2, 3]  # type: ignore[operator]
+
+
+def _mean_to_pool(model: GraphModule, node: Node) -> None:
+    source = node.args[0]
+    keepdim = len(node.args) > 2 and bool(node.args[2])
+    with model.graph.inserting_before(node):
+        pool = _call(model, aten.adaptive_avg_pool2d.default, (source, [1, 1]), node)
+        result = pool if keepdim else _call(model, aten.flatten.using_ints, (pool, 1), node)
+    node.replace_all_uses_with(result)
+    model.graph.erase_node(node)
+
+
+def _call(model: GraphModule, target: Callable[..., Tensor], args: tuple[object, ...], like: Node) -> Node:
+    """Insert a call with the meta data that later passes read: the value's shape, and whose module it belongs to."""
+    node = model.graph.call_function(target, args)  # type: ignore[arg-type]
+    values = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in args]
+    node.meta = {key: value for key, value in like.meta.items() if key in ("nn_module_stack", "stack_trace")}
+    node.meta["val"] = target(*values)
+    return node

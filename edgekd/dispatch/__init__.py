@@ -1,0 +1,1 @@
+"""Run a measurement job on a device's agent, and bring the measurement back."""

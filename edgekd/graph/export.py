@@ -1,0 +1,156 @@
+"""Write a torch network as a standard ONNX file: checked, stripped, and the same bytes for the same network."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from edgekd.errors import StageError
+from edgekd.graph.clean import clean
+from edgekd.graph.lint import find_opset, nonfinite_tensors, quantization_problems
+from edgekd.version import __version__
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    """What was written."""
+
+    opset: int
+    size_bytes: int
+    nodes: int
+    quantized_layers: int
+    """Convolutions and matrix products that compute on integers."""
+
+
+def export_onnx(
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    metadata: Mapping[str, str],
+    max_opset: int,
+    quantized_layers: int | None,
+) -> ExportFacts:
+    """Write a float network or a converted (quantized) graph to an ONNX file, atomically.
+
+    Args:
+        model: the network, taken in evaluation mode; or what `edgekd.compress.quantization.convert` returned.
+        example: inputs; the first axis of each becomes the free axis "batch".
+        path: the file.
+        input_names: one for each example.
+        output_names: one for each output.
+        metadata: strings stored in the file (`metadata_props`).
+        max_opset: the newest opset the device reads.
+        quantized_layers: how many convolutions and linear layers must come out quantized; None for a float network.
+
+    Raises:
+        StageError: the network cannot be exported, holds NaN or infinity, needs a newer opset, or did not come out
+            quantized where it was meant to be.
+    """
+    _require_finite(model)
+    proto = _to_proto(model, example, input_names, output_names)
+    clean(proto, metadata)
+    proto = _fit_opset(proto, max_opset)
+    layers, problems = quantization_problems(proto)
+    if quantized_layers is not None and layers != quantized_layers:
+        problems.append(f"{quantized_layers} layers were meant to be quantized, {layers} are")
+    bad = nonfinite_tensors(proto)
+    problems += [f"{name} holds NaN or infinity" for name in bad]
+    if problems:
+        raise StageError(f"{path.name} did not come out as meant: {'; '.join(problems)}")
+    onnx.checker.check_model(proto, full_check=True)
+    data = proto.SerializeToString(deterministic=True)
+    _write(path, data)
+    return ExportFacts(find_opset(proto), len(data), len(proto.graph.node), layers)
+
+
+def _require_finite(model: nn.Module) -> None:
+    bad = [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise StageError(
+            f"cannot export: NaN or infinity in {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}. "
+            "The training diverged: lower its learning rate, or look for NaN in the data"
+        )
+
+
+def _to_proto(
+    model: nn.Module, example: tuple[Tensor, ...], input_names: Sequence[str], output_names: Sequence[str]
+) -> ModelProto:
+    batch = torch.export.Dim("batch", min=1)
+    training = model.training
+    if training and not isinstance(model, torch.fx.GraphModule):  # a converted graph has no modes, and forbids setting one
+        model.eval()
+    try:
+        with torch.no_grad(), _quiet_exporter():
+            program = torch.export.export(model, example, dynamic_shapes=tuple({0: batch} for _ in example))
+            exported = torch.onnx.export(
+                program,
+                example,
+                input_names=list(input_names),
+                output_names=list(output_names),
+                dynamo=True,
+                verbose=False,
+            )
+    except (RuntimeError, torch.export.UserError, torch.onnx.errors.OnnxExporterError) as error:  # type: ignore[attr-defined]
+        raise StageError(f"{type(model).__name__} cannot be exported to ONNX: {error}") from error
+    finally:
+        if training and not isinstance(model, torch.fx.GraphModule):
+            model.train()
+    assert exported is not None
+    return exported.model_proto
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Hide what torch says about itself while it exports: a missing torchvision, and its own deprecated pytree class."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _fit_opset(proto: ModelProto, max_opset: int) -> ModelProto:
+    """Return the model in an opset that the device reads."""
+    opset = find_opset(proto)
+    if opset <= max_opset:
+        return proto
+    try:
+        lowered = onnx.version_converter.convert_version(proto, max_opset)
+    except RuntimeError as error:
+        raise StageError(
+            f"the network needs ONNX opset {opset}, the device reads {max_opset}, and it cannot be lowered: {error}"
+        ) from error
+    if find_opset(lowered) > max_opset:
+        raise StageError(f"the network needs ONNX opset {opset}; the device reads {max_opset} (max_opset of its profile)")
+    return lowered
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

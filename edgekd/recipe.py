@@ -1,0 +1,178 @@
+"""Recipes: what to train, how to compress it, and what must hold in the end."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, create_model, model_validator
+
+from edgekd.document import Frozen, check_dict, load, suggest
+from edgekd.errors import UsageError
+from edgekd.options import Data, DataOptions, Name, Network, NonNegativeInt
+from edgekd.shipped import shipped
+from edgekd.stages import declared
+
+DEFAULT = "digits"
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Gates(Frozen):
+    """What the recommended variant must keep on every device."""
+
+    max_drop_pp: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Percentage points of the metric lost against the teacher."""
+    min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Part of the answers that are the teacher's."""
+    min_speedup: Positive | None = None
+    """Paired latency ratio, teacher over variant."""
+    max_p50_ms: Positive | None = None
+    max_p99_ms: Positive | None = None
+    max_size_mb: Positive | None = None
+    """Of the ONNX file; 1 MB is 10^6 bytes."""
+    min_compression: Positive | None = None
+    """Teacher's file size over the variant's."""
+    max_peak_memory_mb: Positive | None = None
+    max_energy_mj: Positive | None = None
+    """Gross millijoules per inference."""
+    require_energy: bool = False
+    """Energy that could not be measured fails the gate."""
+
+
+def _switch(value: Any) -> Any:
+    """`prune: false` switches a stage off, `prune: true` keeps its defaults."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+def _stage_fields() -> dict[str, Any]:
+    """Return a field for every stage file that may be switched off or left to its defaults."""
+    return {
+        _attribute(name): (
+            Annotated[found.options | None, BeforeValidator(_switch)],
+            Field(default_factory=found.options, alias=name),
+        )
+        for name, found in declared().items()
+        if name != "teacher"
+    }
+
+
+def _attribute(name: str) -> str:
+    """Return the field's name of a YAML key: `validate` is taken by pydantic."""
+    return f"{name}_" if hasattr(BaseModel, name) else name
+
+
+_Stages: Any = create_model("_Stages", __base__=Frozen, **_stage_fields())
+if TYPE_CHECKING:
+    _Stages = Frozen
+
+
+class Recipe(_Stages):
+    """A recipe. Besides the fields below it has one for each file of `edgekd/stages`, named as the file.
+
+    Raises:
+        UsageError: by `Recipe.load` and `Recipe.of`, with all problems at once.
+    """
+
+    version: Literal[1]
+    name: str = "recipe"
+    """Default: the file's name."""
+    data: DataOptions
+    task: Name = "classification"
+    """A shipped task or "package.module:function"."""
+    seed: NonNegativeInt = 0
+    compute: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks are trained; "auto" is CUDA where there is a device."""
+    teacher: Network
+    student: Network | None = None
+    """Needed unless `distill: false`, which compresses the teacher itself."""
+    gates: Gates = Gates()
+
+    @model_validator(mode="after")
+    def _student_where_distilled(self) -> Recipe:
+        if self.options("distill") is not None and self.student is None:
+            raise ValueError("student is missing: distillation needs one (or distill: false)")
+        if self.options("export") is None or self.options("measure") is None:
+            raise ValueError("export and measure cannot be switched off: nothing would be judged")
+        return self
+
+    def options(self, block: str) -> BaseModel | None:
+        """Return a block's options by its YAML key, or None where it is switched off."""
+        found = getattr(self, _attribute(block))
+        assert found is None or isinstance(found, BaseModel)
+        return found
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every key with its value, as YAML and JSON would have it."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def load(cls, name: str = DEFAULT, overrides: Sequence[str] = ()) -> Recipe:
+        """Read a recipe.
+
+        Args:
+            name: a shipped recipe's name, or the path of a YAML file.
+            overrides: "key.path=value" each, checked as the file is.
+        """
+        path = find(name)
+        return load(path, cls, overrides, defaults={"name": path.stem})
+
+    @classmethod
+    def of(cls, **content: Any) -> Recipe:
+        """Return a recipe from keyword arguments, with the checks and messages of a file."""
+        return check_dict({"version": 1, **content}, cls, "Recipe.of")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the shipped recipes by name."""
+    return {path.stem: path for path in sorted(shipped("pipelines").glob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """Return the file of a recipe: a path wins over a shipped name.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    path, known = Path(name), shipped_recipes()
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UsageError(f"no recipe {name}: there is no such file (shipped recipes: {', '.join(known)})")
+        return path
+    if name not in known:
+        raise UsageError(
+            f"no recipe {name!r}{suggest(name, known)} (shipped: {', '.join(known)}; or the path of a .yaml file)"
+        )
+    return known[name]
+
+
+def manual(path: Path) -> str:
+    """Return a recipe's head comment, which is its manual."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").removeprefix(" "))
+    return "\n".join(lines)
+
+
+def copy(name: str, target: Path) -> Path:
+    """Copy a recipe to a file or into a folder.
+
+    Raises:
+        UsageError: the target is there already, or its folder is not.
+    """
+    source = find(name)
+    destination = target / source.name if target.is_dir() else target
+    if destination.exists():
+        raise UsageError(f"{destination} is there already; name another file, or remove it first")
+    if not destination.parent.is_dir():
+        raise UsageError(f"{destination.parent} is no folder; make it first")
+    shutil.copyfile(source, destination)
+    return destination
+
+
+__all__ = ["DEFAULT", "Data", "Gates", "Network", "Recipe", "copy", "find", "manual", "shipped_recipes"]

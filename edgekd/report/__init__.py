@@ -1,0 +1,1 @@
+"""From raw samples and raw outputs to numbers, a verdict and the three views of it: JSON, HTML, terminal."""

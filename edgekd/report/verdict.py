@@ -1,0 +1,279 @@
+"""The verdict on one device: which variant to use there, and whether it passes the gates.
+
+The choice is made on the validation split (accuracy, agreement, drop) and on what the device measured (speed, memory,
+energy, size); the test split then judges the chosen variant and never chooses. Gates use the point estimate, their
+reason prints the interval.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from edgekd.report import units
+from edgekd.report.gates import QUALITY_GATES, evaluate
+from edgekd.report.statistics import CONFIDENCE
+
+Variant = Mapping[str, Any]
+
+PASSED, FAILED, NOT_MEASURED = "passed", "failed", "not_measured"
+
+
+def judge(device: Mapping[str, Any], *, gates: Mapping[str, Any], reference: str | None) -> dict[str, Any]:
+    """Return the verdict on one device of a report.
+
+    Args:
+        device: Its entry in the report, with "variants", "comparisons", "noise_floor" and "error".
+        gates: The limits that the recipe set, by name.
+        reference: The variant that the others are compared with.
+
+    Returns:
+        "status", "gates", "recommended" (None when no variant passed), "best" (the variant that the gates judge),
+        "missed" (its gates that were not passed), "candidates" (each with the reason why it was chosen or not), "why",
+        "remarks".
+    """
+    variants: Mapping[str, Variant] = device["variants"]
+    if device["error"]:
+        return _nothing(gates, f"{device['error']['kind']}: {device['error']['message']}")
+    names = [name for name in variants if name != reference] or list(variants)
+    working = [name for name in names if not variants[name]["error"]]
+    if not working:
+        return _nothing(gates, "; ".join(f"{name}: {variants[name]['error']}" for name in names) or "no variant")
+    base = variants.get(reference) if reference else None
+    remarks = _remarks(device, working, gates, reference)
+    choosing = gates if _has_validation(variants, working) else _without_quality(gates, remarks)
+    on_validation = {
+        name: _evaluated(choosing, variants[name], base, variants[name]["validation"], "validation") for name in working
+    }
+    faults = {name: integer_faults(name, device) for name in working}
+    passing = [name for name in working if not faults[name] and all(g["status"] == PASSED for g in on_validation[name])]
+    chosen, why = _choose(passing, device) if passing else (None, "")
+    best = chosen or min(working, key=lambda name: (_missed_count(on_validation[name]), bool(faults[name]), _rank(variants[name])))
+    judged = _evaluated(gates, variants[best], base, variants[best], "test")
+    if chosen is None:
+        judged = _with_validation(judged, on_validation[best])
+    missed = [gate["name"] for gate in judged if gate["status"] != PASSED]
+    return {
+        "status": _status(gate["status"] for gate in judged),
+        "gates": judged,
+        "recommended": chosen,
+        "best": best,
+        "missed": missed,
+        "why": why or _why_none(best, on_validation[best], faults[best]),
+        "candidates": [_candidate(name, chosen, on_validation, faults, device) for name in names],
+        "remarks": remarks,
+    }
+
+
+def _nothing(gates: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    """The verdict on a device of which nothing was measured."""
+    judged = [
+        {"name": name, "limit": limit, "value": None, "status": NOT_MEASURED, "reason": reason, "split": None}
+        for name, limit in gates.items()
+    ]
+    return {
+        "status": NOT_MEASURED,
+        "gates": judged,
+        "recommended": None,
+        "best": None,
+        "missed": list(gates),
+        "why": reason,
+        "candidates": [],
+        "remarks": [],
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Gates of one variant
+
+
+def _evaluated(
+    gates: Mapping[str, Any], variant: Variant, base: Variant | None, quality: Mapping[str, Any], split: str
+) -> list[dict[str, Any]]:
+    found = [evaluate(name, limit, variant, base, quality) for name, limit in gates.items() if limit is not False]
+    return [{**gate, "split": split if gate["name"] in QUALITY_GATES else None} for gate in found]
+
+
+def _status(statuses: Iterable[str]) -> str:
+    found = set(statuses)
+    return FAILED if FAILED in found else NOT_MEASURED if NOT_MEASURED in found else PASSED
+
+
+def _missed_count(gates: Sequence[Mapping[str, Any]]) -> int:
+    return sum(gate["status"] != PASSED for gate in gates)
+
+
+def _with_validation(judged: list[dict[str, Any]], validation: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Test gates of a variant that missed some on validation: what it missed there stays missed."""
+    missed = {gate["name"]: gate for gate in validation if gate["status"] != PASSED}
+    return [missed.get(gate["name"], gate) if gate["status"] == PASSED else gate for gate in judged]
+
+
+def _has_validation(variants: Mapping[str, Variant], names: Iterable[str]) -> bool:
+    return any(variants[name]["validation"]["samples"] is not None for name in names)
+
+
+def _without_quality(gates: Mapping[str, Any], remarks: list[str]) -> dict[str, Any]:
+    left_out = [name for name in gates if name in QUALITY_GATES]
+    if left_out:
+        remarks.append(
+            "there are no validation outputs: the choice rests on the other gates, and the test split only judges it "
+            f"({', '.join(left_out)})"
+        )
+    return {name: limit for name, limit in gates.items() if name not in QUALITY_GATES}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The choice
+
+
+def _rank(variant: Variant) -> tuple[float, float]:
+    """Sort key: fastest first (by paired speed-up, without a reference by p50), then smallest."""
+    latency = variant["latency_ns"]
+    slowness = 1 / variant["speedup"] if variant["speedup"] else latency["p50"] if latency else float("inf")
+    return slowness, variant["size_bytes"] or float("inf")
+
+
+def _choose(passing: Sequence[str], device: Mapping[str, Any]) -> tuple[str, str]:
+    """The fastest; among those that the run cannot tell from it, the smallest file."""
+    variants = device["variants"]
+    fastest = min(passing, key=lambda name: _rank(variants[name]))
+    if variants[fastest]["latency_ns"] is None:
+        return fastest, "speed was not measured: the smallest that passes every gate"
+    equal = [name for name in passing if name == fastest or _no_difference(fastest, name, device)]
+    chosen = min(equal, key=lambda name: (variants[name]["size_bytes"] or float("inf"), _rank(variants[name])))
+    if chosen == fastest:
+        return chosen, f"the fastest that passes every gate ({_speed(variants[chosen])})"
+    return chosen, (
+        f"as fast as {fastest} within what this run can tell ({_speed(variants[chosen])} and "
+        f"{_speed(variants[fastest])}), and smaller: {_size(variants[chosen])} against {_size(variants[fastest])}"
+    )
+
+
+def _pair(one: str, other: str, device: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    pairs: Sequence[Mapping[str, Any]] = device["comparisons"]
+    return next((pair for pair in pairs if {pair["faster"], pair["slower"]} == {one, other}), None)
+
+
+def _no_difference(one: str, other: str, device: Mapping[str, Any]) -> bool:
+    pair = _pair(one, other, device)
+    return pair is not None and bool(pair["no_difference"])
+
+
+def _candidate(
+    name: str,
+    chosen: str | None,
+    on_validation: Mapping[str, Sequence[Mapping[str, Any]]],
+    faults: Mapping[str, Sequence[str]],
+    device: Mapping[str, Any],
+) -> dict[str, Any]:
+    """One line on a candidate: why it is, or is not, the one to use."""
+    variants = device["variants"]
+    if variants[name]["error"]:
+        return {"name": name, "status": "error", "reason": variants[name]["error"]}
+    missed = [_missed(gate) for gate in on_validation[name] if gate["status"] != PASSED]
+    if name == chosen:
+        return {"name": name, "status": "recommended", "reason": "passes every gate"}
+    if missed or faults[name]:
+        return {"name": name, "status": "missed", "reason": "; ".join([*missed, *faults[name]])}
+    assert chosen is not None  # it passed, so something was chosen
+    if _no_difference(name, chosen, device):
+        reason = f"no faster than {chosen} within what this run can tell, and not smaller ({_size(variants[name])})"
+    else:
+        reason = f"slower: {_speed(variants[name])} vs {_speed(variants[chosen])}"
+    return {"name": name, "status": "passed", "reason": reason}
+
+
+def _missed(gate: Mapping[str, Any]) -> str:
+    return f"{gate['reason']} on validation" if gate["split"] == "validation" else str(gate["reason"])
+
+
+def _why_none(best: str, gates: Sequence[Mapping[str, Any]], faults: Sequence[str]) -> str:
+    missed = [_missed(gate) for gate in gates if gate["status"] != PASSED]
+    return f"no variant passes every gate; best so far is {best}: " + "; ".join([*missed, *faults])
+
+
+def _speed(variant: Variant) -> str:
+    if variant["speedup"] is not None:
+        return units.times(variant["speedup"])
+    return units.duration(variant["latency_ns"]["p50"]) if variant["latency_ns"] else "not timed"
+
+
+def _size(variant: Variant) -> str:
+    return units.size(variant["size_bytes"]) if variant["size_bytes"] else "size unknown"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Integers: a candidate, not a belief
+
+
+def is_integer(name: str) -> bool:
+    """Whether a variant claims to compute in 8-bit integers: its name says int8 (int8, student.int8, int8-qat)."""
+    return re.search(r"(?<![a-z])int8(?![a-z0-9])", name.lower()) is not None
+
+
+def float_counterpart(name: str, names: Sequence[str], *, pipeline: bool) -> str | None:
+    """The variant that an integer variant was made from: its name without int8, or in a pipeline the one before it."""
+    if not is_integer(name):
+        return None
+    stem = re.sub(r"[._-]?int8.*$", "", name, flags=re.IGNORECASE)
+    if stem in names:
+        return stem
+    before = [other for other in names[: names.index(name)] if not is_integer(other)] if pipeline else []
+    return before[-1] if before else None
+
+
+def integer_faults(name: str, device: Mapping[str, Any]) -> list[str]:
+    """Why an integer variant is not to be recommended on this device: slower than its float, or not integers there."""
+    variant = device["variants"][name]
+    if not is_integer(name):
+        return []
+    faults = []
+    precision: Mapping[str, int] = variant["precision"] or {}
+    if precision and not any(count for label, count in precision.items() if "int8" in label):
+        faults.append(f"does not run as integers on this device ({executed(precision)})")
+    origin = variant.get("float_counterpart")
+    if origin:
+        pair = _pair(name, origin, device)
+        if pair and pair["slower"] == name and not pair["no_difference"]:
+            faults.append(f"slower than its float {origin}: {units.times(1 / pair['ratio'])}")
+        elif pair is None and (variant["speedup"] or 1) < 1 and not variant["no_difference"]:
+            faults.append(f"slower than its float {origin}: {units.times(variant['speedup'])}")
+    return faults
+
+
+def executed(precision: Mapping[str, int]) -> str:
+    """The precision of a model's layers in words: "9 layers int8, 2 float32"."""
+    parts = [f"{count} {label}" for label, count in sorted(precision.items(), key=lambda item: -item[1])]
+    return "layers: " + ", ".join(parts)
+
+
+def _remarks(
+    device: Mapping[str, Any], names: Sequence[str], gates: Mapping[str, Any], reference: str | None
+) -> list[str]:
+    """What a reader must know besides the gates."""
+    variants = device["variants"]
+    remarks = [] if gates else ["no gate was set: nothing could fail"]
+    for name in names:
+        remarks += [f"{name}: {fault}" for fault in integer_faults(name, device)]
+        speedup = variants[name]["speedup"]
+        if name != reference and speedup is not None and variants[name]["no_difference"]:
+            remarks.append(f"{name}: its speed does not differ from {reference} by more than this run can tell")
+        elif name != reference and speedup is not None and speedup < 1:
+            remarks.append(f"{name}: slower than {reference} ({units.times(speedup)})")
+    unstable = [name for name in variants if variants[name]["latency_ns"] and variants[name]["latency_ns"]["unstable"]]
+    if unstable:
+        remarks.append(
+            f"the machine's speed wandered by more than 10 % ({', '.join(unstable)}): compare speed-ups, not milliseconds"
+        )
+    if (device.get("method") or {}).get("quick"):
+        remarks.append("a quick measurement: fewer samples than the protocol asks for")
+    floor = device["noise_floor"]
+    if floor and floor["floor"] > 0.03:
+        remarks.append(
+            f"the noise floor is {floor['floor']:.1%}: the same model timed twice differed by that much "
+            f"({CONFIDENCE:.0%} interval)"
+        )
+    remarks += [f"device state changed: {change}" for change in device["state"]["changes"] or []]
+    return remarks

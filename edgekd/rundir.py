@@ -1,0 +1,104 @@
+"""The folder of a run: what was measured, raw, with all that a report is made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.artifact import digest_of, file_digest, write_text
+from edgekd.errors import UsageError
+from edgekd.version import __version__
+
+RUN_FILE = "run.json"
+SCHEMA = 1
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch", "torchao", "torch-pruning", "accelerate")
+
+
+def new_id(name: str, started: datetime) -> str:
+    """Return a run's identity: when, what, and a few letters that tell two runs of one second apart."""
+    salt = digest_of([name, started.isoformat(), os.getpid()])[:4]
+    return f"{started:%Y%m%d-%H%M%S}-{name}-{salt}"
+
+
+def check_target(target: Path) -> None:
+    """Refuse a folder that holds something other than an earlier run, or that cannot be written.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"--out {target} is a file; name a folder")
+    if target.is_dir() and any(target.iterdir()) and not (target / RUN_FILE).is_file():
+        raise UsageError(f"--out {target} is not empty and is no earlier run; name another folder")
+    parent = target.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(target if target.exists() else parent, os.W_OK):
+        raise UsageError(f"--out {target} cannot be written")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the target's place when the block succeeds, and vanishes when it does not."""
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        old = folder.with_name(folder.name + ".old")
+        if target.exists():
+            target.replace(old)
+        folder.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_labels(folder: Path, targets: dict[str, np.ndarray]) -> None:
+    """Keep the labels of the evaluated splits: with them every accuracy can be computed again."""
+    np.savez(folder / "labels.npz", **targets)  # type: ignore[arg-type]
+
+
+def provenance(started: datetime, **more: Any) -> dict[str, Any]:
+    """Return where a run's numbers come from."""
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started_at": started.isoformat(timespec="seconds"),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"edgekd": __version__, "python": platform.python_version()} | _installed(),
+        "host": {"machine": platform.machine(), "system": f"{platform.system()} {platform.release()}"},
+        **more,
+    }
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Write run.json, last of all raw files."""
+    write_text(folder / RUN_FILE, json.dumps({"edgekd": __version__, **content}, indent=1, allow_nan=False))
+
+
+def model_facts(folder: Path, path: Path) -> dict[str, Any]:
+    """Return what run.json says of an ONNX file."""
+    return {"file": path.relative_to(folder).as_posix(), "size_bytes": path.stat().st_size, "sha256": file_digest(path)}

@@ -1,0 +1,85 @@
+"""What a stage declares, and what its work function is given.
+
+A stage is one torch-free file in `edgekd/stages/`: `Options` (what its YAML block may say) and `STAGE`. The work
+function `(options, inputs, out) -> facts` is imported only when it must run: plan, check and cached runs load no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from edgekd.artifact import Artifact
+from edgekd.options import Data
+
+Progress = Callable[[int, int, str], None]
+"""`(done, total, text)`, called by long work."""
+
+
+def silent(done: int, total: int, text: str) -> None:
+    """Show no progress."""
+
+
+def threads() -> int:
+    """Return how many threads training uses: the cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The declaration of a stage.
+
+    Args:
+        work: "package.module:function" of the work.
+        after: the stages that come before this one, if they are switched on.
+        consumes: roles of the artifacts it needs: "teacher", "model" (the newest student), "onnx" (of its variant).
+        reads: blocks of the recipe, besides its own, that its result depends on.
+        makes: the variant it adds, or None.
+        per: how often it runs: once, once per distinct quantization scheme of the devices, once per variant,
+            or once per device (never cached).
+        version: raise it when the work changes so that old results must not be reused.
+        packages: distributions whose versions the result depends on.
+        trains: whether the result depends on the kind of processor and the number of threads.
+    """
+
+    work: str
+    after: tuple[str, ...] = ()
+    consumes: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    makes: str | None = None
+    per: Literal["run", "scheme", "variant", "device"] = "run"
+    version: int = 1
+    packages: tuple[str, ...] = ("torch",)
+    trains: bool = False
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a work function is given.
+
+    Args:
+        artifacts: the artifacts of the roles it consumes.
+        blocks: the recipe's blocks that it reads.
+        data: the data options; load them with `edgekd.data.of(inputs)`.
+        task: the task's name.
+        seed: the run's seed.
+        compute: "cpu" or "cuda".
+        variant: the name of the variant that is worked on.
+        context: facts from outside the recipe that enter the key (scheme, max_opset).
+        metadata: text for the result that does not enter the key's meaning (recipe name).
+    """
+
+    artifacts: Mapping[str, Artifact]
+    blocks: Mapping[str, Any]
+    data: Data
+    data_dir: Path | None
+    task: str
+    seed: int
+    compute: str
+    variant: str
+    context: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    progress: Progress = silent

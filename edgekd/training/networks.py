@@ -1,0 +1,96 @@
+"""From a recipe's network block to a module, and from a trained module to an artifact's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgekd import models
+from edgekd.data import Data
+from edgekd.errors import StageError
+from edgekd.models import Description
+from edgekd.options import Network
+
+
+def describe(network: Network, data: Data) -> Description:
+    """Return how a recipe's network is built; shipped ones are told the input's shape and the number of classes."""
+    shape = tuple(data.train.inputs.shape[1:])
+    if ":" in network.model:
+        return Description(network.model, network.arguments(), shape)
+    known = {"input_shape": list(shape), "classes": len(data.classes)}
+    return Description(f"edgekd.models.{network.model}:build", {**known, **_plain(network.arguments())}, shape)
+
+
+def build(network: Network, description: Description, seed: int) -> nn.Module:
+    """Build a recipe's network: seeded initial weights, or those of its weights file."""
+    torch.manual_seed(seed)
+    model = models.create(description)
+    if network.weights is not None:
+        _load_weights(model, network.weights)
+    return model
+
+
+def check_outputs(model: nn.Module, data: Data, name: str) -> None:
+    """Refuse a network that does not map the data to one row of finite numbers per sample.
+
+    Raises:
+        StageError: the forward pass fails, or its output has another shape, or is not finite.
+    """
+    batch = torch.from_numpy(data.train.inputs[:2])
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = model(batch)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise StageError(f"{name}: the network fails on inputs of shape {tuple(batch.shape)}: {error}") from error
+    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or len(outputs) != len(batch):
+        got = f"a tensor of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise StageError(
+            f"{name}: the network returned {got} for {len(batch)} inputs; expected ({len(batch)}, classes)"
+        )
+    if data.classes and outputs.shape[1] != len(data.classes):
+        raise StageError(
+            f"{name}: the network has {outputs.shape[1]} outputs, the data have {len(data.classes)} classes"
+        )
+    if not bool(torch.isfinite(outputs).all()):
+        raise StageError(f"{name}: the network's outputs are not finite; are its weights?")
+
+
+def profile(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """Return {"parameters", "macs"}: multiply-accumulates of convolutions and matrix products for one sample."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(models.example(input_shape, 1))
+    return {"parameters": models.parameters(model), "macs": counter.get_total_flops() // 2}
+
+
+def store(out: Path, description: Description, model: nn.Module, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write a trained network as an artifact and return its facts with the network's profile.
+
+    Raises:
+        StageError: a weight is NaN or infinite.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise StageError(f"{name} holds values that are not finite; the network is not stored")
+    models.save(out, description, model.state_dict())
+    return {**facts, **profile(model, description.input_shape)}
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        model.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise StageError(f"weights {path}: there is no such file") from error
+    except (SafetensorError, RuntimeError, ValueError, EOFError) as error:
+        raise StageError(f"weights {path} do not fit the network: {error}") from error
+
+
+def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
