@@ -150,7 +150,7 @@ def _inputs(
         raise UsageError(f"--data feeds models of one input; this one has {_shown(facts)}")
     recipe = Recipe.load(data) if data.endswith((".yaml", ".yml")) else None
     options, seed = (recipe.data, recipe.seed) if recipe else (DataOptions(source=data), 0)
-    loaded = datasets.of_options(options, seed, data_dir)
+    loaded = datasets.of_recipe(options, seed, data_dir)
     feed = facts.inputs[0].name
     shape = tuple(loaded.test.inputs.shape[1:])
     if not all(

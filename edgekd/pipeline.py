@@ -81,7 +81,7 @@ def prepare(recipe: Recipe, devices: Sequence[str], *, store: Path | None, data_
     opened = artifact.open_store(store or artifact.default_root(), show.say)
     if shutil.disk_usage(opened.root).free < SMALLEST_FREE_BYTES:
         raise UsageError(f"less than 256 MB are free in the store {opened.root}; free some, or set EDGEKD_HOME")
-    data = datasets.of_options(recipe.data, recipe.seed, data_dir)
+    data = datasets.of_recipe(recipe.data, recipe.seed, data_dir)
     return Job(recipe, loaded, opened, data, data_dir, planning.compute_kind(recipe.compute), show)
 
 

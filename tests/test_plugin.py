@@ -1,3 +1,4 @@
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -242,6 +243,28 @@ def test_what_a_users_function_raises_is_told_with_its_line(project: Path) -> No
         call("fails_of_test:f", {"textt": 1})
 
 
+def test_errors_with_a_message_for_the_user_pass_unchanged(project: Path) -> None:
+    (project / "polite_of_test.py").write_text(
+        "from edgekd.errors import UsageError\ndef f():\n    raise UsageError('give me sensors.csv')\n"
+    )
+    with pytest.raises(UsageError) as caught:
+        call("polite_of_test:f", {})
+    assert str(caught.value) == "give me sensors.csv"
+
+
+def test_a_helper_that_is_no_python_is_told_with_its_line(project: Path) -> None:
+    (project / "user_of_test.py").write_text("import helper_of_test\ndef f(): ...\n")
+    (project / "helper_of_test.py").write_text("x = 1\nif x\n")
+    before = locate("user_of_test:f").source_digest
+    with pytest.raises(StageError) as caught:
+        load("user_of_test:f")
+    assert str(caught.value) == (
+        f"user_of_test:f: cannot be imported: SyntaxError: expected ':' ({project / 'helper_of_test.py'}:2)"
+    )
+    (project / "helper_of_test.py").write_text("x = 1\nif x: pass\n")
+    assert locate("user_of_test:f").source_digest != before
+
+
 def test_the_name_of_a_function(project: Path) -> None:
     assert nameof(locate) == "edgekd.plugin.locating:locate"
     assert nameof(Parameter) == "edgekd.plugin.signature:Parameter"
@@ -253,6 +276,7 @@ def test_the_name_of_a_function(project: Path) -> None:
         (local, "cannot be found by its name"),
         (Parameter("a", None), "neither a function nor a class"),
         (Parameter.__str__, "cannot be found by its name"),
+        (functools.wraps(locate)(lambda name: locate(name.strip())), "is not what that name means"),
     ):
         with pytest.raises(UsageError, match=why):
             nameof(wrong)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping
 
@@ -129,10 +130,8 @@ def _environment() -> Dict[str, str]:
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Kill the child's whole process group, if it still runs."""
     if child.poll() is None:
-        try:
+        with suppress(ProcessLookupError):  # it may end by itself in this very moment
             os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it ended by itself in this very moment
         child.wait()
 
 

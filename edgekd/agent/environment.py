@@ -23,10 +23,9 @@ _HOTTER_C = 10.0
 _LESS_MEMORY = 0.5
 
 # The names that /proc/cpuinfo gives to what decides how fast int8, bfloat16 and float32 run; ARM's after x86's.
-_FLAGS = (
-    "avx2 fma avx512f avx512bw avx512_vnni avx_vnni avx_vnni_int8 avx512_bf16 avx512_fp16 amx_int8 amx_bf16 amx_tile "
-    "neon asimd asimdhp asimddp i8mm svei8mm bf16 sve sve2 sme"
-).split()
+_FLAGS = ["avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "avx512_bf16"]
+_FLAGS += ["avx512_fp16", "amx_int8", "amx_bf16", "amx_tile"]
+_FLAGS += ["neon", "asimd", "asimdhp", "asimddp", "i8mm", "svei8mm", "bf16", "sve", "sve2", "sme"]
 
 _COMPARED = ("governor", "frequency_limits_mhz", "power_mode", "affinity", "cpu_quota", "online_cores", "kernel")
 
@@ -45,7 +44,7 @@ class _Reader:
         except (OSError, ValueError) as error:
             self.reasons[name] = "%s (%s)" % (missing, error)
             return None
-        if value is None or value == {} or value == []:
+        if value is None or value in ({}, []):
             self.reasons[name] = missing
             return None
         return value
@@ -117,8 +116,9 @@ def isa(root: Path = Path("/")) -> Dict[str, Any]:
     """Return what decides the quantization scheme of this CPU.
 
     Returns:
-        {"arch": "x86_64", "vnni": bool, "amx_int8": bool, "dotprod": bool, "i8mm": bool}. `vnni`: u8 x s8 products are
-        summed in 32 bits in one instruction; without it x86 sums pairs in 16 bits, which saturate with 8-bit weights.
+        {"arch": "x86_64", "vnni": bool, "amx_int8": bool, "dotprod": bool, "i8mm": bool, "bf16": bool}. `vnni`: u8 x s8
+        products are summed in 32 bits in one instruction; without it x86 sums pairs in 16 bits, which saturate with 8-bit
+        weights.
     """
     flags = cpuinfo(root)["flags"]
     return {
@@ -127,6 +127,7 @@ def isa(root: Path = Path("/")) -> Dict[str, Any]:
         "amx_int8": "amx_int8" in flags,
         "dotprod": "asimddp" in flags,
         "i8mm": "i8mm" in flags,
+        "bf16": not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Dict, Iterator, Mapping
@@ -36,7 +37,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with partial.open("wb") as stream:
             yield stream
-        os.replace(str(partial), str(path))
+        partial.replace(path)
     finally:
         if partial.exists():
             partial.unlink()
@@ -66,12 +67,12 @@ def read_json(path: Path) -> Any:
 def write_npz(path: Path, arrays: Mapping[str, Array], compress: bool = False) -> None:
     """Write named arrays as one .npz in one step."""
     with replacing(path) as stream:
-        # An array may be called "file", the name of numpy's own parameter: refuse it rather than write nonsense.
-        if "file" in arrays:
-            raise AgentError(
-                "an array for %s is named 'file', which .npz cannot hold; rename the model's tensor" % path
-            )
-        (np.savez_compressed if compress else np.savez)(stream, **arrays)
+        # numpy's writers take the names of the arrays as keyword arguments beside their own, so it is done by hand here.
+        kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+        with zipfile.ZipFile(stream, "w", kind) as archive:
+            for name, array in arrays.items():
+                with archive.open(name + ".npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def read_npz(path: Path) -> Dict[str, Array]:

@@ -64,7 +64,9 @@ def work(task: Dict[str, Any], report: Report) -> Dict[str, Any]:
         raise AgentError("the job has no latency inputs")
     columns: List[str] = task["columns"]
     random = np.random.default_rng((job.seed, task["process"]))
-    calls, sessions = open_columns(job, Path(task["job_dir"]), columns, random.permutation(len(columns)), report)
+    calls, sessions = open_columns(
+        job, Path(task["job_dir"]), columns, random.permutation(len(columns)).tolist(), report
+    )
     report("", "loaded, idle")
     idle_share = cpu_share(_IDLE_SECONDS)
     gc.collect()
@@ -97,7 +99,7 @@ def open_columns(
     for index in order:
         variant = columns[index].replace(CONTROL, "")
         report(variant, "%s: loading" % columns[index])
-        opened[int(index)] = backend.open(files[variant], job.options, shapes)
+        opened[index] = backend.open(files[variant], job.options, shapes)
     sessions = [opened[index] for index in range(len(columns))]
     return [session.bind(feeds) for session in sessions], sessions
 
@@ -189,7 +191,7 @@ def measure_rounds(
         if time.perf_counter_ns() - reported > _REPORT_NS:
             reported = time.perf_counter_ns()
             report("round %d of %d" % (done, plan.rounds))
-    arrays = {"order": order[:done]}
+    arrays: Dict[str, Array] = {"order": order[:done]}
     for column in range(len(calls)):
         arrays["latency_ns_%d" % column] = measured[column][:done]
         arrays["settling_ns_%d" % column] = settling[column][:done]

@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int, str], None]
 _WORK = ".work"
 _SPINNING = 0.2
 _NOTHING_TIMED = "the job has no latency inputs"
-_EMPTY = {
+_EMPTY: Dict[str, Any] = {
     "error": None,
     "outputs": {},
     "cold_start_ns": None,

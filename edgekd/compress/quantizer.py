@@ -8,7 +8,8 @@ The rules follow what integer kernels can fuse (ONNX Runtime's QLinear operators
   of a network stay float: no kernel gains from rounding them, and every decision is made on them.
 - residual additions, concatenations and average pools compute in integers when all their inputs are integers already.
   Left in float, each would cost a conversion on both sides, which is slower than a float network.
-- what only moves or selects values (max-pool, flatten, transpose) shares its input's scale, so nothing is rounded twice.
+- what only moves or selects values (max-pool, flatten, transpose) is transparent: integers in, the same integers out. A
+  second pair of quantize and dequantize behind it would be dropped by ONNX Runtime, but executed by OpenVINO.
 
 Biases are int32 in the scale of the product they are added to (input scale times weight scale), except in the symmetric
 scheme: TensorRT takes float biases only.
@@ -31,11 +32,15 @@ from edgekd.compress.pt2e import (
     QuantizationSpec,
     QuantizationSpecBase,
     Quantizer,
-    SharedQuantizationSpec,
 )
 from edgekd.device import Scheme
 
 aten = torch.ops.aten
+
+EdgeOrNode = tuple[Node, Node] | Node
+"""Where an observer sits: on a value as one user takes it, or on a value for all its users."""
+Integers = dict[Node, EdgeOrNode]
+"""The values that are integers, and which observer gives their scale."""
 
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding})
 LINEARS = frozenset({aten.linear.default})
@@ -90,45 +95,62 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Write onto every node what of it is quantized."""
-        integers: set[Node] = set()
+        integers: Integers = {}
         for node in model.graph.nodes:
             if node.target in LAYERS:
                 self._annotate_layer(node, integers)
             elif self._computes_in_integers(node, integers):
-                inputs = dict.fromkeys(_tensor_inputs(node), self._activation)
-                _annotate(node, inputs)
+                for value in _tensor_inputs(node):
+                    self._annotate_input(value, node, integers)
                 self._annotate_output(node, integers)
             elif node.target in _MOVES and node.args[0] in integers:
-                source = node.args[0]
-                _annotate(node, {source: self._activation}, SharedQuantizationSpec((source, node)))
-                integers.add(node)
+                integers[node] = self._annotate_input(node.args[0], node, integers)
             elif node.target in _ACTIVATIONS and node not in integers and node.args[0] in integers:
-                _annotate(node, {node.args[0]: self._activation}, self._activation)
-                integers.add(node)
+                self._annotate_input(node.args[0], node, integers)
+                self._annotate_output(node, integers)
         return model
 
     def validate(self, model: GraphModule) -> None:
         """Nothing to check: a value is annotated only where a kernel exists."""
 
-    def _annotate_layer(self, node: Node, integers: set[Node]) -> None:
+    def _annotate_layer(self, node: Node, integers: Integers) -> None:
         source, weight = node.args[0], node.args[1]
         bias = node.args[2] if len(node.args) > 2 else None
-        inputs: dict[Node, QuantizationSpecBase] = {source: self._activation, weight: self._weight}
+        origin = self._annotate_input(source, node, integers)
+        inputs: dict[Node, QuantizationSpecBase] = {weight: self._weight}
         if isinstance(bias, Node) and not self._scheme.symmetric:
-            inputs[bias] = _bias_spec(node, source, weight, per_channel=self._scheme.weights == "per-channel")
+            inputs[bias] = _bias_spec(origin, (weight, node), per_channel=self._scheme.weights == "per-channel")
         _annotate(node, inputs)
-        integers.add(source)
         if node.target in CONVOLUTIONS:
             self._annotate_output(node, integers)
 
-    def _annotate_output(self, node: Node, integers: set[Node]) -> None:
-        """Quantize what a kernel gives: the value after a ReLU that can be fused into it, else its own."""
-        fused = _fused_activation(node)
-        last = node if fused is None else fused
-        _annotate(last, output=self._activation)
-        integers.add(last)
+    def _annotate_input(self, value: Node, user: Node, integers: Integers) -> EdgeOrNode:
+        """Quantize a value for its user, and return where.
 
-    def _computes_in_integers(self, node: Node, integers: set[Node]) -> bool:
+        A float that is only moved on its way is quantized before the move, where the runtime then moves a quarter of the bytes.
+        """
+        path = []
+        while value.target in _MOVES and value not in integers and len(value.users) == 1:
+            path.append(value)
+            value, user = value.args[0], value
+        if value.target in _MOVES and value in integers:
+            origin = integers[value]
+        else:
+            _annotate(user, {value: self._activation})
+            origin = (value, user)
+        integers.setdefault(value, origin)
+        integers.update(dict.fromkeys(path, origin))
+        return origin
+
+    def _annotate_output(self, node: Node, integers: Integers) -> None:
+        """Quantize what a kernel gives: the value after an activation that can be fused into it, else its own."""
+        users = list(node.users)
+        fused = len(users) == 1 and users[0].target in _ACTIVATIONS
+        last = users[0] if fused else node
+        _annotate(last, output=self._activation)
+        integers[last] = last
+
+    def _computes_in_integers(self, node: Node, integers: Integers) -> bool:
         if not self._scheme.quantize_add or node.target not in _ADDITIONS | _CONCATENATIONS | _POOLS:
             return False
         inputs = _tensor_inputs(node)
@@ -167,9 +189,9 @@ def _weight_spec(scheme: Scheme) -> QuantizationSpec:
     )
 
 
-def _bias_spec(node: Node, source: Node, weight: Node, *, per_channel: bool) -> DerivedQuantizationSpec:
+def _bias_spec(source: EdgeOrNode, weight: EdgeOrNode, *, per_channel: bool) -> DerivedQuantizationSpec:
     return DerivedQuantizationSpec(
-        derived_from=[(source, node), (weight, node)],
+        derived_from=[source, weight],
         derive_qparams_fn=_product_scale,
         dtype=torch.int32,
         quant_min=-(2**31),
@@ -194,11 +216,6 @@ def _annotate(
     annotation.input_qspec_map.update(inputs or {})
     if output is not None:
         annotation.output_qspec = output
-
-
-def _fused_activation(node: Node) -> Node | None:
-    users = list(node.users)
-    return users[0] if len(users) == 1 and users[0].target in _ACTIVATIONS else None
 
 
 def _tensor_inputs(node: Node) -> list[Node]:

@@ -22,9 +22,7 @@ __all__ = ["DocumentError", "Frozen", "Problem", "check_dict", "load", "parse", 
 M = TypeVar("M", bound=BaseModel)
 
 
-def load(
-    path: Path, model: type[M], overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
-) -> M:
+def load(path: Path, model: type[M], overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> M:
     """Read a YAML file as a model.
 
     Args:

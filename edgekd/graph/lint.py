@@ -16,6 +16,7 @@ from edgekd.errors import UsageError
 from edgekd.graph.macs import count_macs
 
 LAYER_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_MOVES = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _WEIGHT_TYPES = _FLOATS | {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32}
 _INTEGERS_8 = frozenset({TensorProto.INT8, TensorProto.UINT8})
@@ -146,13 +147,21 @@ def quantization_problems(proto: ModelProto) -> tuple[int, list[str]]:
 
 
 def _is_quantized(node: NodeProto, producers: Mapping[str, NodeProto], constants: Mapping[str, TensorProto]) -> bool:
-    sources = [producers.get(name) for name in node.input[:2]]
+    sources = [_origin(name, producers) for name in node.input[:2]]
     return all(
         source is not None
         and source.op_type == "DequantizeLinear"
         and (source.input[0] not in constants or constants[source.input[0]].data_type in _INTEGERS_8)
         for source in sources
     )
+
+
+def _origin(name: str, producers: Mapping[str, NodeProto]) -> NodeProto | None:
+    """Return the node that computed a value, looking through those that only moved it."""
+    node = producers.get(name)
+    while node is not None and node.op_type in _MOVES:
+        node = producers.get(node.input[0])
+    return node
 
 
 def _parameters(graph: GraphProto) -> Iterator[TensorProto]:

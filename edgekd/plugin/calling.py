@@ -66,8 +66,8 @@ def nameof(function: Callable[..., Any]) -> str:
         raise UsageError(f"{label} is neither a function nor a class; {remedy}")
     if not qualified.isidentifier():
         raise UsageError(f"{label} cannot be found by its name; {remedy}")
-    module = sys.modules[function.__module__]
-    if getattr(module, qualified, None) is not function:
+    module = sys.modules.get(function.__module__)
+    if module is None or getattr(module, qualified, None) is not function:
         raise UsageError(f"{label} is not what that name means in its module; {remedy}")
     if module.__name__ != "__main__":
         return f"{module.__name__}:{qualified}"

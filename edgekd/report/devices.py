@@ -26,9 +26,7 @@ def measured(run: Run, device: str, task: Task) -> dict[str, Any]:
     energy = content.get("energy") or {}
     return {
         "error": None,
-        "variants": {
-            name: _variant(run, device, name, latencies, qualities) for name, qualities in variants.items()
-        },
+        "variants": {name: _variant(run, device, name, latencies, qualities) for name, qualities in variants.items()},
         "noise_floor": latencies.noise_floor,
         "comparisons": latencies.comparisons,
         "distribution": latencies.distribution,
@@ -87,7 +85,8 @@ def _variant(
     run: Run, device: str, name: str, latencies: Latencies, qualities: Mapping[str, quality.Quality]
 ) -> dict[str, Any]:
     evidence = run.measurements.get(device)
-    error, content = None, {}
+    error: str | None = None
+    content: Mapping[str, Any] = {}
     if evidence is not None:
         content = evidence.content["variants"].get(name) or {"error": "the device's measurement does not contain it"}
         error = content.get("error")
@@ -136,13 +135,13 @@ def _reasons(
     qualities: Mapping[str, quality.Quality],
 ) -> dict[str, str]:
     """Why each figure that is null is null."""
-    reasons = dict(qualities["test"].reasons) if qualities else dict.fromkeys(
-        ("accuracy", "agreement_with_teacher", "drop_pp"), latencies.reason or SILENT
+    reasons = (
+        dict(qualities["test"].reasons)
+        if qualities
+        else dict.fromkeys(("accuracy", "agreement_with_teacher", "drop_pp"), latencies.reason or SILENT)
     )
     if run.content.get("inputs") == "random" and qualities:
-        reasons |= dict.fromkeys(
-            {"accuracy", "drop_pp"} & reasons.keys(), "the inputs are random: there are no labels"
-        )
+        reasons |= dict.fromkeys({"accuracy", "drop_pp"} & reasons.keys(), "the inputs are random: there are no labels")
     if name not in latencies.summaries:
         reasons["latency_ns"] = latencies.reason or "it was not timed"
     if name not in latencies.speedups:
@@ -167,7 +166,8 @@ def _energy(evidence: Evidence | None, name: str, problem: str | None) -> tuple[
     try:
         found = energy_per_inference(evidence.energy.get("active", {}).get(name, []), evidence.energy.get("idle", []))
     except RejectedError as reason:
-        return nothing, problem or str(reason)
+        rejected = [each["reason"] for each in evidence.energy.get("rejected", []) if each.get("variant") == name]
+        return nothing, problem or "; ".join([str(reason), *rejected[:1]])
     detail = {
         "dynamic_j": found.dynamic.value if found.dynamic else None,
         "dynamic_j_ci": list(found.dynamic.ci) if found.dynamic else None,

@@ -74,7 +74,9 @@ def energy_from_samples(
     first, last = np.searchsorted(times_s, start_s, side="right") - 1, np.searchsorted(times_s, end_s, side="left")
     gap = float(np.diff(times_s[first : last + 1]).max())
     if gap > MAX_GAP * period_s:
-        raise RejectedError(f"a gap of {gap:.3g} s between power samples, {MAX_GAP} periods are {MAX_GAP * period_s:.3g} s")
+        raise RejectedError(
+            f"a gap of {gap:.3g} s between power samples, {MAX_GAP} periods are {MAX_GAP * period_s:.3g} s"
+        )
     edges = np.interp([start_s, end_s], times_s, watts)
     moments = np.concatenate([[start_s], times_s[inside], [end_s]])
     return float(np.trapezoid(np.concatenate([edges[:1], watts[inside], edges[1:]]), moments))

@@ -155,7 +155,8 @@ def _verify(path: Path, expected: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
         raise EdgekdError(
-            f"{path} was altered after it was measured: sha256 {found[:12]}..., recorded {expected[:12]}.... Measure again."
+            f"{path} was altered after it was measured: its sha256 is {found[:12]}..., recorded was "
+            f"{expected[:12]}.... Measure again."
         )
 
 

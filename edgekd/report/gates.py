@@ -41,7 +41,9 @@ class Gate:
 
 def _quality(key: str, ci: str) -> Callable[[Variant, Variant | None, Mapping[str, Any]], Figure]:
     def figure(variant: Variant, _: Variant | None, quality: Mapping[str, Any]) -> Figure:
-        why = variant["reasons"].get(key) if quality is variant else "the run has no validation outputs or labels for it"
+        why = (
+            variant["reasons"].get(key) if quality is variant else "the run has no validation outputs or labels for it"
+        )
         return Figure(quality[key], quality[ci], why)
 
     return figure
@@ -51,7 +53,11 @@ def _measured(key: str, scale: float, ci: str | None = None) -> Callable[..., Fi
     def figure(variant: Variant, _: Variant | None, __: Mapping[str, Any]) -> Figure:
         value = variant[key]
         bounds = variant[ci] if ci else None
-        why = variant["reasons"].get(key) or variant["energy_reason"] if key == "energy_j" else variant["reasons"].get(key)
+        why = (
+            variant["reasons"].get(key) or variant["energy_reason"]
+            if key == "energy_j"
+            else variant["reasons"].get(key)
+        )
         return Figure(None if value is None else value * scale, bounds and [b * scale for b in bounds], why)
 
     return figure
@@ -117,7 +123,11 @@ def evaluate(
     figure = gate.figure(variant, base, quality)
     entry = {"name": name, "limit": limit, "value": figure.value, "ci": figure.ci, "unit": gate.unit}
     if figure.value is None:
-        return {**entry, "status": "not_measured", "reason": f"{gate.label} was not measured: {figure.missing or 'unknown'}"}
+        return {
+            **entry,
+            "status": "not_measured",
+            "reason": f"{gate.label} was not measured: {figure.missing or 'unknown'}",
+        }
     excess = figure.value - limit if gate.at_most else limit - figure.value
     # A limit met exactly is met, whatever the last bit of a floating-point division says.
     passed = excess <= 0 or math.isclose(figure.value, limit, rel_tol=1e-9, abs_tol=1e-12)

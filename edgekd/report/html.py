@@ -1,11 +1,57 @@
-"""report.html: one self-contained page of a report, without any network request."""
+"""report.html: one self-contained page of a report. It makes no network request, and says so to the browser."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-def render(report: dict[str, Any]) -> str:
-    """Return the page."""
-    return json.dumps(report)
+from edgekd.report import units, views
+from edgekd.report.verdict import executed
+
+_HERE = Path(__file__).resolve().parent
+_ASSETS = ("report.css", "chart.umd.min.js", "report.js")
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """Return the page of a report, with styles, scripts and the whole report.json inside."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "duration": units.duration,
+        "size": units.size,
+        "quantity": units.quantity,
+        "times": units.times,
+        "percent": units.percent,
+        "number": units.number,
+        "pp": lambda value: f"{value + 0.0:+.2f}",
+        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+    }
+    template = environment.get_template("template.html.jinja")
+    return template.render(
+        report=report,
+        data=embedded(report),
+        curves=views.curves(report),
+        views=views,
+        executed=executed,
+        assets={name: Markup(_asset(name)) for name in _ASSETS},  # noqa: S704 - our own files
+    )
+
+
+def embedded(report: Mapping[str, Any]) -> Markup:
+    """The report as JSON that may stand in a script element: no character in it can end the element or open a tag."""
+    text = json.dumps(report, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)  # noqa: S704 - escaped just above
+
+
+def _asset(name: str) -> str:
+    """A file to inline, without its reference to a source map (which a browser's tools would try to fetch)."""
+    text = (_HERE / "assets" / name).read_text(encoding="utf-8")
+    return "\n".join(line for line in text.splitlines() if not line.startswith("//# sourceMappingURL="))

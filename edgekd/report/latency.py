@@ -64,7 +64,9 @@ def assess(samples: LatencySamples, reference: str | None) -> Latencies:
     processes = {name: [process[k] for process in samples.processes] for k, name in enumerate(samples.columns)}
     medians = {name: round_medians(of) for name, of in processes.items()}
     names = [name for name in samples.columns if not name.endswith(CONTROL)]
-    control = next((name for name in samples.columns if name.removesuffix(CONTROL) in names and name not in names), None)
+    control = next(
+        (name for name in samples.columns if name.removesuffix(CONTROL) in names and name not in names), None
+    )
     others = [name for name in names if name != reference]
     pairs = list(itertools.combinations(others, 2))
     quantities: dict[tuple[str, ...], list[FloatArray]] = {("p50", name): medians[name] for name in names}

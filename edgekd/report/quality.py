@@ -72,7 +72,9 @@ def _assess_one(
     figures["samples"] = None if outputs is None else count(outputs)
     if outputs is None or baseline is None or count(outputs) != count(baseline) or count(outputs) == 0:
         reasons["agreement_with_teacher"] = (
-            "the device gave no outputs of it" if outputs is None else "there are no outputs of a reference to compare with"
+            "the device gave no outputs of it"
+            if outputs is None
+            else "there are no outputs of a reference to compare with"
         )
     else:
         agreement = np.asarray(task.agreement(outputs, baseline), np.float64)

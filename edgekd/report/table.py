@@ -14,6 +14,8 @@ from rich.text import Text
 from edgekd.report import units
 from edgekd.report.plain import clean, to_ascii
 
+NAME_WIDTH = 24  # longer names fold
+
 Variant = Mapping[str, Any]
 Cell = Callable[[Variant], str | None]
 
@@ -88,28 +90,32 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def variants_table(report: Mapping[str, Any], device: Mapping[str, Any], console: Console, *, ascii_only: bool) -> Table:
-    """Return the table of a device, fitted to the console.
+def variants_table(
+    report: Mapping[str, Any], device: Mapping[str, Any], console: Console, *, ascii_only: bool, indent: int = 0
+) -> Table:
+    """Return the table of a device, fitted to the console less an indentation.
 
     A column that no variant fills is left out (a note below the table says why), and so are the least telling ones
     where the console is too narrow for all.
     """
     shown = [column for column in COLUMNS if any(column.value(variant) for variant in device["variants"].values())]
-    table = _table(report, device, shown, ascii_only=ascii_only)
-    for column in sorted((column for column in shown if column.gives_way), key=lambda column: -column.gives_way):
-        if console.measure(table).maximum <= console.width:
-            break
-        shown.remove(column)
-        table = _table(report, device, shown, ascii_only=ascii_only)
-    return table
+    leaving = sorted((column for column in shown if column.gives_way), key=lambda column: -column.gives_way)
+    while True:
+        for gap in (1, 0):
+            table = _table(report, device, shown, gap, ascii_only=ascii_only)
+            if console.measure(table).maximum <= console.width - indent:
+                return table
+        if not leaving:
+            return table
+        shown.remove(leaving.pop(0))
 
 
 def _table(
-    report: Mapping[str, Any], device: Mapping[str, Any], columns: Sequence[Column], *, ascii_only: bool
+    report: Mapping[str, Any], device: Mapping[str, Any], columns: Sequence[Column], gap: int, *, ascii_only: bool
 ) -> Table:
     lines = box.ASCII2 if ascii_only else box.SIMPLE_HEAD
-    table = Table(box=lines, show_edge=False, pad_edge=False, collapse_padding=True, header_style="")
-    table.add_column("variant", overflow="fold")
+    table = Table(box=lines, show_edge=False, pad_edge=False, padding=(0, 0, 0, gap), header_style="")
+    table.add_column(Text("variant", "bold"), overflow="fold", max_width=NAME_WIDTH)
     for column in columns:
         head = Text.assemble((column.head, "bold"), (f"\n{column.under}", "dim"))
         table.add_column(head, justify="right", no_wrap=True)

@@ -32,7 +32,7 @@ def render(report: Mapping[str, Any], console: Console) -> None:
             show(line, indent=2)
         console.print()
         if any(variant["latency_ns"] or variant["samples"] is not None for variant in device["variants"].values()):
-            table = variants_table(report, device, console, ascii_only=ascii_only)
+            table = variants_table(report, device, console, ascii_only=ascii_only, indent=2)
             console.print(Padding(table, (0, 0, 0, 2), expand=False), highlight=False)
             console.print()
             for line in _notes(report, device):

@@ -58,5 +58,5 @@ def interval(ci: Sequence[float], scale: float = 1.0, decimals: int = 2) -> str:
 
 
 def times(ratio: float) -> str:
-    """A speed ratio as "5.31x"."""
-    return f"{ratio:.2f}x" if ratio < 100 else f"{ratio:.0f}x"
+    """A ratio as "0.85x", "5.31x", "33.3x", "1200x"."""
+    return f"{ratio:.{min(2, decimals_of(ratio))}f}x"

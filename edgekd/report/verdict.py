@@ -47,9 +47,9 @@ def judge(device: Mapping[str, Any], *, gates: Mapping[str, Any], reference: str
         name: _evaluated(choosing, variants[name], base, variants[name]["validation"], "validation") for name in working
     }
     faults = {name: integer_faults(name, device) for name in working}
-    passing = [name for name in working if not faults[name] and all(g["status"] == PASSED for g in on_validation[name])]
-    chosen, why = _choose(passing, device) if passing else (None, "")
-    best = chosen or min(working, key=lambda name: (_missed_count(on_validation[name]), bool(faults[name]), _rank(variants[name])))
+    passing = [name for name in working if not _missed_count(on_validation[name])]
+    chosen, why = _choose(passing, faults, device) if passing else (None, "")
+    best = chosen or min(working, key=lambda name: (_missed_count(on_validation[name]), _rank(variants[name])))
     judged = _evaluated(gates, variants[best], base, variants[best], "test")
     if chosen is None:
         judged = _with_validation(judged, on_validation[best])
@@ -60,7 +60,7 @@ def judge(device: Mapping[str, Any], *, gates: Mapping[str, Any], reference: str
         "recommended": chosen,
         "best": best,
         "missed": missed,
-        "why": why or _why_none(best, on_validation[best], faults[best]),
+        "why": why or _why_none(best, on_validation[best]),
         "candidates": [_candidate(name, chosen, on_validation, faults, device) for name in names],
         "remarks": remarks,
     }
@@ -135,16 +135,21 @@ def _rank(variant: Variant) -> tuple[float, float]:
     return slowness, variant["size_bytes"] or float("inf")
 
 
-def _choose(passing: Sequence[str], device: Mapping[str, Any]) -> tuple[str, str]:
-    """The fastest; among those that the run cannot tell from it, the smallest file."""
+def _choose(passing: Sequence[str], faults: Mapping[str, Sequence[str]], device: Mapping[str, Any]) -> tuple[str, str]:
+    """The fastest; among those that the run cannot tell from it, the smallest file.
+
+    An integer variant with a fault (slower than its float, not integers here) gives way to any other that passes.
+    """
     variants = device["variants"]
-    fastest = min(passing, key=lambda name: _rank(variants[name]))
+    pool = [name for name in passing if not faults[name]] or passing
+    fastest = min(pool, key=lambda name: _rank(variants[name]))
     if variants[fastest]["latency_ns"] is None:
         return fastest, "speed was not measured: the smallest that passes every gate"
-    equal = [name for name in passing if name == fastest or _no_difference(fastest, name, device)]
+    equal = [name for name in pool if name == fastest or _no_difference(fastest, name, device)]
     chosen = min(equal, key=lambda name: (variants[name]["size_bytes"] or float("inf"), _rank(variants[name])))
     if chosen == fastest:
-        return chosen, f"the fastest that passes every gate ({_speed(variants[chosen])})"
+        alone = "the only one" if len(passing) == 1 else "the fastest"
+        return chosen, "; but ".join([f"{alone} that passes every gate ({_speed(variants[chosen])})", *faults[chosen]])
     return chosen, (
         f"as fast as {fastest} within what this run can tell ({_speed(variants[chosen])} and "
         f"{_speed(variants[fastest])}), and smaller: {_size(variants[chosen])} against {_size(variants[fastest])}"
@@ -189,9 +194,9 @@ def _missed(gate: Mapping[str, Any]) -> str:
     return f"{gate['reason']} on validation" if gate["split"] == "validation" else str(gate["reason"])
 
 
-def _why_none(best: str, gates: Sequence[Mapping[str, Any]], faults: Sequence[str]) -> str:
+def _why_none(best: str, gates: Sequence[Mapping[str, Any]]) -> str:
     missed = [_missed(gate) for gate in gates if gate["status"] != PASSED]
-    return f"no variant passes every gate; best so far is {best}: " + "; ".join([*missed, *faults])
+    return f"no variant passes every gate; best so far is {best}: " + "; ".join(missed)
 
 
 def _speed(variant: Variant) -> str:
@@ -262,11 +267,13 @@ def _remarks(
             remarks.append(f"{name}: its speed does not differ from {reference} by more than this run can tell")
         elif name != reference and speedup is not None and speedup < 1:
             remarks.append(f"{name}: slower than {reference} ({units.times(speedup)})")
-    unstable = [name for name in variants if variants[name]["latency_ns"] and variants[name]["latency_ns"]["unstable"]]
+    unstable = [name for name, found in variants.items() if found["latency_ns"] and found["latency_ns"]["unstable"]]
     if unstable:
-        remarks.append(
-            f"the machine's speed wandered by more than 10 % ({', '.join(unstable)}): compare speed-ups, not milliseconds"
-        )
+        which = "all variants" if len(unstable) == len(variants) else ", ".join(unstable)
+        remarks.append(f"speed wandered by more than 10 % ({which}): compare speed-ups, not milliseconds")
+    if (device.get("spinning") or {}).get("spins"):
+        share = device["spinning"]["cpu_share_idle"]
+        remarks.append(f"idle sessions kept {share:.0%} of the core busy: latencies are not to be trusted")
     if (device.get("method") or {}).get("quick"):
         remarks.append("a quick measurement: fewer samples than the protocol asks for")
     floor = device["noise_floor"]

@@ -82,10 +82,10 @@ def write_measurement(
     (folder / "outputs").mkdir(parents=True)
     (folder / "samples").mkdir()
     described: dict[str, Any] = {}
-    for name, fake in variants.items():
+    for index, (name, fake) in enumerate(variants.items()):
         outputs = {}
         for split, n in samples.items() if fake.error is None else ():
-            path = folder / "outputs" / f"{name}.{split}.npz"
+            path = folder / "outputs" / f"{index}.{split}.npz"
             np.savez(path, logits=outputs_and_labels(n, fake.wrong[split])[0])
             outputs[split] = keep(f"outputs/{path.name}", path)
         described[name] = {

@@ -1,7 +1,7 @@
 """ONNX Runtime.
 
-Options: `providers` (default ["CPUExecutionProvider"]; the first one must really be used, there is no silent fallback) and
-`threads` (intra-op threads of a timed session, default 1).
+Options: `providers` (default ["CPUExecutionProvider"]; the first one must really be used, there is no silent fallback)
+and `threads` (intra-op threads of a timed session, default 1).
 
 A model with a dynamic batch axis stays dynamic: fixing it made no difference to convolutional networks (paired ratio of
 p50 .996 - 1.006, one thread, batch 1).
@@ -13,6 +13,7 @@ import json
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
@@ -34,8 +35,18 @@ if TYPE_CHECKING:
 
 _DEFAULTS: Dict[str, Any] = {"providers": ["CPUExecutionProvider"], "threads": 1}
 
-_ERROR_NAMES = "Fail InvalidArgument NoSuchFile NoModel EngineError RuntimeException InvalidProtobuf NotImplemented InvalidGraph EPFail"
-_ERRORS = tuple(getattr(_state, name) for name in _ERROR_NAMES.split() if hasattr(_state, name))
+# The runtime's exceptions have no base class of their own; which of them exist depends on its version.
+_ERROR_NAMES = [
+    "Fail",
+    "InvalidArgument",
+    "NoSuchFile",
+    "NoModel",
+    "EngineError",
+    "RuntimeException",
+    "InvalidProtobuf",
+]
+_ERROR_NAMES += ["NotImplemented", "InvalidGraph", "EPFail"]
+_ERRORS = tuple(getattr(_state, name) for name in _ERROR_NAMES if hasattr(_state, name))
 
 _TYPES = {"float": "float32", "double": "float64"}  # the others are called as in numpy
 
@@ -44,8 +55,8 @@ _COMPUTING = ("Conv", "Gemm", "MatMul", "Attention", "LSTM", "GRU", "RNN", "Eins
 
 # Identity on one float: a whole ONNX file of 67 bytes, to make the runtime allocate what it keeps for the process.
 _IDENTITY = (
-    b'\x08\x07\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
-    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+    b'\x08\x07\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01'
+    b"\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
 )
 
 
@@ -81,7 +92,7 @@ def warm() -> None:
     session.run(None, {"x": np.zeros(1, np.float32)})
 
 
-def open(  # noqa: A001 - the verb of every backend
+def open(
     path: Path, options: Mapping[str, Any], shapes: Optional[Mapping[str, Tuple[int, ...]]] = None
 ) -> OnnxRuntimeSession:
     """Load a model; `shapes` is not needed by this runtime.
@@ -124,10 +135,8 @@ def throughput(path: Path, options: Mapping[str, Any], feeds: Feeds, cores: int,
     threads = [threading.Thread(target=work, args=(index,)) for index in range(cores)]
     for thread in threads:
         thread.start()
-    try:
+    with suppress(threading.BrokenBarrierError):  # a thread failed; its message is raised below
         start.wait()
-    except threading.BrokenBarrierError:
-        pass
     for thread in threads:
         thread.join()
     if failures:
@@ -173,7 +182,7 @@ class OnnxRuntimeSession:
         return dict(zip(names, (np.asarray(value) for value in values)))
 
     def facts(self, feeds: Feeds) -> Dict[str, Any]:
-        """Profile a second session for one run and read from it which kernels ran, on which provider, in which precision."""
+        """Profile one run of a second session: which kernels ran, on which provider, in which precision."""
         with tempfile.TemporaryDirectory() as folder:
             options = _session_options(self._options["threads"])
             options.enable_profiling = True
@@ -242,7 +251,7 @@ def _is_kernel(event: Mapping[str, Any]) -> bool:
 
 
 def _layer(event: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return what one kernel of a profile was: its first input decides unless its name says that it computes in integers."""
+    """Return what one kernel of a profile was: its first input decides, unless its name says that it is integer."""
     arguments = event["args"]
     kind = str(arguments.get("op_name", "unknown"))
     first = next((name for entry in arguments.get("input_type_shape", ()) for name in entry), "unknown")

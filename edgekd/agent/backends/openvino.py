@@ -1,11 +1,12 @@
 """OpenVINO.
 
 Options: `device` (default "CPU"; AUTO, MULTI and HETERO are refused, because they choose by themselves), `threads`
-(INFERENCE_NUM_THREADS of a timed model, default 1) and `inference_precision` (default "f32": on CPUs with AVX512-BF16 or AMX
-OpenVINO would otherwise compute a float32 model in bfloat16 without saying so; int8 layers of a quantized model stay int8).
+(INFERENCE_NUM_THREADS of a timed model, default 1) and `inference_precision` (default "f32": on CPUs with AVX512-BF16
+or AMX, OpenVINO would otherwise compute a float32 model in bfloat16 without saying so; int8 layers of a quantized
+model stay int8).
 
-A timed model is compiled for the very shape that is timed, which is this runtime's fast path. Call with pre-bound tensors and
-`share_outputs=True`: the interval is then about 6 us longer than the runtime's own `InferRequest.latency`.
+A timed model is compiled for the very shape that is timed, which is this runtime's fast path, and called with pre-bound
+tensors and `share_outputs=True`: the interval is then about 6 us longer than the runtime's own `InferRequest.latency`.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def warm() -> None:
     compiled.create_infer_request().infer([np.zeros(1, np.float32)])
 
 
-def open(  # noqa: A001 - the verb of every backend
+def open(
     path: Path, options: Mapping[str, Any], shapes: Optional[Mapping[str, Tuple[int, ...]]] = None
 ) -> OpenVinoSession:
     """Load a model for one stream on `threads` threads, for the given input shapes only if there are any.

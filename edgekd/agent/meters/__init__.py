@@ -1,7 +1,7 @@
 """Power sources: one module each, found by its file name.
 
-A meter module has `open(root) -> Meter`, which raises AgentError with the reason in plain words when the source is not there
-or may not be read. A meter here is a counter of energy; it is read before and after a window.
+A meter module has `open(root) -> Meter`, which raises AgentError with the reason in plain words when the source is not
+there or may not be read. A meter here is a counter of energy; it is read before and after a window.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Meter(Protocol):
         """Return the energy in joules between two readings."""
 
     def floor_j(self) -> float:
-        """Return the largest step of the counter that was seen, in joules: an edge of a window is no finer than that."""
+        """Return the largest step of the counter that was seen, in joules: no edge of a window is finer."""
 
 
 class MeterModule(Protocol):

@@ -1,7 +1,7 @@
 """RAPL: the energy counters of x86 processors (Intel, and AMD since Zen), one per package.
 
-Source: the Linux kernel's powercap documentation. Only packages are summed: their subdomains (core, uncore, dram) are parts
-of them, `psys` contains them, and `intel-rapl-mmio` counts a package a second time.
+Source: the Linux kernel's powercap documentation. Only packages are summed: their subdomains (core, uncore, dram) are
+parts of them, `psys` contains them, and `intel-rapl-mmio` counts a package a second time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LONGEST_POLL_NS = 200_000_000  # a counter is updated about every millisecond
 
 @dataclass(frozen=True)
 class Domain:
-    """One package: its name, its counter's file (microjoules) and the value after which the counter starts again at 0."""
+    """One package: its name, its counter's file (microjoules) and the value after which it starts again at 0."""
 
     name: str
     counter: Path
@@ -57,7 +57,7 @@ class Rapl:
         return largest
 
 
-def open(root: Path) -> Rapl:  # noqa: A001 - the verb of every meter
+def open(root: Path) -> Rapl:
     """Return the meter of all packages.
 
     Raises:

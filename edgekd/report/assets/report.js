@@ -1,0 +1,239 @@
+"use strict";
+(() => {
+  const report = JSON.parse(document.getElementById("report").textContent);
+
+  // Okabe and Ito's colours, which colour-blind readers tell apart; shapes repeat what the colours say.
+  const LIGHT = ["#4d5157", "#0072b2", "#d55e00", "#009e73", "#b0528c", "#9a6b00", "#2f8fc4", "#7a4fbf"];
+  const DARK = ["#b4bac2", "#56b4e9", "#f58a4b", "#3fc79c", "#e59bc4", "#e6b31e", "#8ecdf0", "#b79cf0"];
+  const SHAPES = ["circle", "triangle", "rect", "rectRot", "star", "crossRot", "cross", "rectRounded"];
+
+  const names = [...new Set(Object.values(report.devices).flatMap((device) => Object.keys(device.variants)))];
+  // The reference is grey wherever it stands.
+  if (names.includes(report.reference)) names.unshift(...names.splice(names.indexOf(report.reference), 1));
+  const index = (name) => Math.max(0, names.indexOf(name)) % LIGHT.length;
+  const darkQuery = matchMedia("(prefers-color-scheme: dark)");
+  let printing = false;
+  const isDark = () => darkQuery.matches && !printing;
+  const color = (name) => (isDark() ? DARK : LIGHT)[index(name)];
+  const css = (variable) => getComputedStyle(document.documentElement).getPropertyValue(variable).trim();
+  const ink = () => (printing ? { text: "#000", soft: "#444", line: "#ddd" } : { text: css("--ink"), soft: css("--soft"), line: css("--line") });
+
+  // Numbers as the tables show them.
+  const digits = (value) => (value === 0 ? "0" : Number(value.toPrecision(3)) >= 1000 ? value.toFixed(0) : String(value.toPrecision(3)));
+  const duration = (ns) => {
+    const [scale, unit] = [[1e9, "s"], [1e6, "ms"], [1e3, "µs"], [1, "ns"]].find(([scale]) => ns >= 0.9995 * scale) || [1, "ns"];
+    return `${digits(ns / scale)} ${unit}`;
+  };
+  const short = (ns) => duration(ns).replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " ");
+  const percent = (fraction, decimals = 2) => `${(100 * fraction).toFixed(decimals)} %`;
+
+  // Ticks of a logarithmic axis: 1-2-5 steps, and plain steps where the range is too narrow for them.
+  const logTicks = (axis) => {
+    const found = [];
+    for (let power = Math.floor(Math.log10(axis.min)); power <= Math.log10(axis.max); power++)
+      for (const step of [1, 2, 5]) {
+        const value = step * 10 ** power;
+        if (value >= axis.min && value <= axis.max) found.push({ value });
+      }
+    if (found.length < 3) {
+      const step = 10 ** Math.floor(Math.log10((axis.max - axis.min) / 2));
+      const every = [1, 2, 5].map((n) => n * step).find((n) => (axis.max - axis.min) / n <= 6) || 10 * step;
+      found.length = 0;
+      for (let value = Math.ceil(axis.min / every) * every; value <= axis.max; value += every) found.push({ value });
+    }
+    axis.ticks = found;
+  };
+  const logAxis = (title, min, max) => ({
+    type: "logarithmic", min, max, afterBuildTicks: logTicks,
+    title: { display: true, text: title }, ticks: { callback: (value) => short(value), maxRotation: 0 },
+  });
+
+  // Error bars both ways, and the name beside each point.
+  const errorBars = {
+    id: "errorBars",
+    afterDatasetsDraw(chart) {
+      const { ctx, scales: { x, y }, chartArea } = chart;
+      const taken = [];
+      ctx.save();
+      ctx.lineWidth = 1.5;
+      ctx.font = `600 12px ${Chart.defaults.font.family}`;
+      ctx.textBaseline = "middle";
+      chart.data.datasets.forEach((set, k) => {
+        if (!set.bars || !chart.isDatasetVisible(k)) return;
+        const { bars, data: [point] } = set;
+        ctx.strokeStyle = ctx.fillStyle = set.borderColor;
+        ctx.globalAlpha = 0.75;
+        ctx.beginPath();
+        const [px, py] = [x.getPixelForValue(point.x), y.getPixelForValue(point.y)];
+        if (bars.x) {
+          const [from, to] = bars.x.map((value) => x.getPixelForValue(value));
+          ctx.moveTo(from, py); ctx.lineTo(to, py);
+          for (const end of [from, to]) { ctx.moveTo(end, py - 4); ctx.lineTo(end, py + 4); }
+        }
+        if (bars.y) {
+          const [from, to] = bars.y.map((value) => y.getPixelForValue(value));
+          ctx.moveTo(px, from); ctx.lineTo(px, to);
+          for (const end of [from, to]) { ctx.moveTo(px - 4, end); ctx.lineTo(px + 4, end); }
+        }
+        ctx.stroke();
+        ctx.globalAlpha = 1;
+        const label = set.label.length > 22 ? `${set.label.slice(0, 21)}…` : set.label;
+        const width = ctx.measureText(label).width;
+        const left = px + 10 + width > chartArea.right ? px - 10 - width : px + 10;
+        let top = py - 10;
+        while (taken.some((box) => Math.abs(box.top - top) < 14 && left < box.right && box.left < left + width)) top += 14;
+        taken.push({ top, left, right: left + width });
+        ctx.fillText(label, left, top);
+      });
+      ctx.restore();
+    },
+  };
+
+  const base = (scales, tooltip, legend) => ({
+    responsive: true, maintainAspectRatio: false, animation: false,
+    interaction: { mode: "nearest", intersect: false },
+    scales,
+    plugins: {
+      legend: { display: legend, position: "bottom", labels: { usePointStyle: true, boxHeight: 7 } },
+      tooltip: { callbacks: tooltip, usePointStyle: true, padding: 10, displayColors: true },
+    },
+  });
+
+  function plane(device) {
+    const shown = Object.entries(device.variants).filter(([, v]) => v.accuracy !== null && v.latency_ns);
+    if (!shown.length) return null;
+    const xs = shown.flatMap(([, v]) => v.latency_ns.p50_ci), ys = shown.flatMap(([, v]) => v.accuracy_ci);
+    const [low, high] = [Math.min(...ys), Math.max(...ys)], room = Math.max(0.05 * (high - low), 0.001);
+    const tooltip = {
+      title: ([item]) => item.dataset.label,
+      label: ({ dataset: { of: v } }) => [
+        `accuracy ${percent(v.accuracy)}  (${percent(v.accuracy_ci[0])} to ${percent(v.accuracy_ci[1])})`,
+        `p50 ${duration(v.latency_ns.p50)}  (${duration(v.latency_ns.p50_ci[0])} to ${duration(v.latency_ns.p50_ci[1])})`,
+        ...(v.speedup === null ? [] : [`speed-up ${v.speedup.toFixed(2)}x  (${v.speedup_ci[0].toFixed(2)} to ${v.speedup_ci[1].toFixed(2)})`]),
+      ],
+    };
+    return {
+      type: "scatter",
+      data: { datasets: shown.map(([name, v]) => ({
+        label: name, of: v, variant: name, data: [{ x: v.latency_ns.p50, y: v.accuracy }],
+        bars: { x: v.latency_ns.p50_ci, y: v.accuracy_ci },
+        pointStyle: SHAPES[index(name)], pointRadius: 6, pointHoverRadius: 8, borderWidth: 2,
+      })) },
+      options: base({
+        x: logAxis("latency p50, batch " + device.batch_size, Math.min(...xs) / 1.25, Math.max(...xs) * 1.5),
+        y: { min: Math.max(0, low - room), max: Math.min(1, high + room), title: { display: true, text: report.metric },
+             ticks: { callback: (value) => percent(value, 1), includeBounds: false } },
+      }, tooltip, false),
+      plugins: [errorBars],
+    };
+  }
+
+  function distribution(device) {
+    if (!device.distribution) return null;
+    const { probabilities, latency_ns: by } = device.distribution;
+    const last = probabilities.findLastIndex((p) => p < 1);
+    const ends = Object.values(by).flatMap((q) => [q[0], q[last]]);
+    const tooltip = {
+      title: ([item]) => item.dataset.label,
+      label: ({ raw }) => `${percent(raw.y, raw.y > 0.985 ? 1 : 0)} of calls within ${duration(raw.x)}`,
+      afterLabel: ({ dataset }) => {
+        const l = device.variants[dataset.variant].latency_ns;
+        return `p50 ${duration(l.p50)}, p90 ${duration(l.p90)}, p99 ${duration(l.p99)}, ${l.n} calls`;
+      },
+    };
+    return {
+      type: "line",
+      data: { datasets: Object.entries(by).map(([name, q]) => ({
+        label: name, variant: name, data: probabilities.slice(0, last + 1).map((y, k) => ({ x: q[k], y })),
+        borderWidth: 2, pointRadius: 0, pointHitRadius: 8, pointStyle: SHAPES[index(name)], tension: 0,
+      })) },
+      options: base({
+        x: logAxis("latency of a call", Math.min(...ends) / 1.05, Math.max(...ends) * 1.05),
+        y: { min: 0, max: 1, title: { display: true, text: "share of calls" }, ticks: { callback: (value) => percent(value, 0) } },
+      }, tooltip, true),
+    };
+  }
+
+  function curve(stage) {
+    const kept = report.stages.find((s) => s.name === stage).facts.curves;
+    const series = Object.entries(kept).filter(([name, values]) => name !== "epoch" && values && values.length);
+    const isShare = (name) => /accuracy|agreement/.test(name);
+    const both = series.some(([name]) => isShare(name)) && series.some(([name]) => !isShare(name));
+    const label = ({ dataset, raw }) => `${dataset.label} ${isShare(dataset.label) ? percent(raw.y) : digits(raw.y)}`;
+    return {
+      type: "line",
+      data: { datasets: series.map(([name, values], k) => ({
+        label: name.replaceAll("_", " "), series: k + 1, yAxisID: both && isShare(name) ? "share" : "y",
+        data: values.map((y, i) => ({ x: kept.epoch ? kept.epoch[i] : i + 1, y })),
+        borderWidth: 2, pointRadius: values.length > 40 ? 0 : 2.5, pointStyle: SHAPES[(k + 1) % SHAPES.length], tension: 0,
+      })) },
+      options: base({
+        x: { type: "linear", title: { display: true, text: "epoch" }, ticks: { precision: 0 } },
+        y: { title: { display: true, text: both ? "loss" : "" } },
+        ...(both ? { share: { position: "right", grid: { drawOnChartArea: false }, ticks: { callback: (value) => percent(value, 0) } } } : {}),
+      }, { title: ([item]) => `epoch ${item.parsed.x}`, label }, true),
+    };
+  }
+
+  const charts = [];
+  function paint() {
+    const { text, soft, line } = ink();
+    Chart.defaults.color = soft;
+    Chart.defaults.borderColor = line;
+    for (const chart of charts) {
+      for (const set of chart.data.datasets) {
+        const shade = set.variant === undefined ? (isDark() ? DARK : LIGHT)[set.series % LIGHT.length] : color(set.variant);
+        set.borderColor = set.backgroundColor = shade;
+      }
+      for (const axis of Object.values(chart.options.scales)) {
+        axis.ticks.color = axis.title.color = soft;
+        axis.grid.color = axis.border.color = line;
+      }
+      chart.options.plugins.legend.labels.color = text;
+      chart.update("none");
+    }
+    for (const element of document.querySelectorAll("[data-variant]"))
+      element.style.backgroundColor = color(element.dataset.variant);
+  }
+
+  function draw() {
+    Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
+    Chart.defaults.font.size = 12;
+    for (const canvas of document.querySelectorAll("canvas[data-chart]")) {
+      const { chart, device, stage } = canvas.dataset;
+      const config = chart === "curve" ? curve(stage) : { plane, distribution }[chart](report.devices[device]);
+      if (config) {
+        for (const axis of Object.values(config.options.scales)) { axis.grid ??= {}; axis.border ??= {}; axis.ticks ??= {}; axis.title ??= {}; }
+        charts.push(new Chart(canvas, config));
+      } else {
+        const empty = document.createElement("p");
+        empty.className = "empty";
+        empty.textContent = "Not measured: see the reasons below the table.";
+        canvas.replaceWith(empty);
+      }
+    }
+    paint();
+  }
+
+  // A click on a header sorts by it: descending, ascending, as it was.
+  function sortable(table) {
+    const body = table.tBodies[0], original = [...body.rows], heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+      const next = { undefined: "descending", descending: "ascending" }[head.getAttribute("aria-sort") ?? undefined];
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      if (next) head.setAttribute("aria-sort", next);
+      const key = (row) => Number(row.cells[column].dataset.value ?? NaN);
+      const sign = next === "ascending" ? 1 : -1;
+      const sorted = !next ? original : [...original].sort((a, b) =>
+        Number.isNaN(key(a)) - Number.isNaN(key(b)) || sign * (key(a) - key(b)) || 0);
+      body.append(...sorted);
+    }));
+  }
+
+  document.querySelectorAll("table.sortable").forEach(sortable);
+  draw();
+  darkQuery.addEventListener("change", paint);
+  const forPrint = (on) => () => { printing = on; paint(); charts.forEach((chart) => chart.resize()); };
+  addEventListener("beforeprint", forPrint(true));
+  addEventListener("afterprint", forPrint(false));
+})();
