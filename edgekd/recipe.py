@@ -65,9 +65,12 @@ def _attribute(name: str) -> str:
     return f"{name}_" if hasattr(BaseModel, name) else name
 
 
-_Stages: Any = create_model("_Stages", __base__=Frozen, **_stage_fields())
 if TYPE_CHECKING:
-    _Stages = Frozen
+
+    class _Stages(Frozen):
+        """The stages' blocks, which only exist at run time."""
+else:
+    _Stages = create_model("_Stages", __base__=Frozen, **_stage_fields())
 
 
 class Recipe(_Stages):

@@ -117,8 +117,8 @@ def isa(root: Path = Path("/")) -> Dict[str, Any]:
 
     Returns:
         {"arch": "x86_64", "vnni": bool, "amx_int8": bool, "dotprod": bool, "i8mm": bool, "bf16": bool}. `vnni`: u8 x s8
-        products are summed in 32 bits in one instruction; without it x86 sums pairs in 16 bits, which saturate with 8-bit
-        weights.
+        products are summed in 32 bits in one instruction; without it x86 sums pairs in 16 bits, which saturate with
+        8-bit weights.
     """
     flags = cpuinfo(root)["flags"]
     return {

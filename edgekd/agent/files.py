@@ -67,7 +67,7 @@ def read_json(path: Path) -> Any:
 def write_npz(path: Path, arrays: Mapping[str, Array], compress: bool = False) -> None:
     """Write named arrays as one .npz in one step."""
     with replacing(path) as stream:
-        # numpy's writers take the names of the arrays as keyword arguments beside their own, so it is done by hand here.
+        # numpy's writers take the names of the arrays as keyword arguments beside their own, so it is done by hand.
         kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
         with zipfile.ZipFile(stream, "w", kind) as archive:
             for name, array in arrays.items():

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekd.compress.pt2e import convert_pt2e, prepare_pt2e
+from edgekd.compress.pt2e import MinMaxObserver, PerChannelMinMaxObserver, convert_pt2e, prepare_pt2e
 from edgekd.compress.quantizer import LAYERS, SchemeQuantizer, layer_name
 from edgekd.device import Scheme
 from edgekd.errors import StageError
+
+_SMALLEST_CHANNEL = 2.0**-12
+"""The smallest range of a weight channel, as a share of the layer's largest."""
 
 
 def prepare(model: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> GraphModule:
@@ -63,11 +66,42 @@ def count_quantizable(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)]
 
 
-def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
-    """Show a prepared graph real inputs, so that its observers learn the ranges."""
+def calibrate(prepared: GraphModule, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> None:
+    """Show a prepared graph real inputs, so that its observers learn the ranges.
+
+    A range is the smallest and largest value seen. Narrowing it to the least squared rounding error, or averaging it over
+    batches, was measured on trained networks and gave up to 1 dB less fidelity of the logits: rare large values matter.
+
+    Args:
+        prepared: what `prepare` returned.
+        batches: inputs; a tuple where the network takes several.
+
+    Raises:
+        StageError: there is no batch, or a value in the network is NaN or infinite.
+    """
+    count = 0
     with torch.no_grad():
         for batch in batches:
-            prepared(batch)
+            prepared(*(batch if isinstance(batch, tuple) else (batch,)))
+            count += 1
+    if not count:
+        raise StageError("no calibration data: quantization needs real inputs to learn the ranges from")
+    for name, observer in _observers(prepared):
+        if not bool(torch.isfinite(observer.min_val).all() and torch.isfinite(observer.max_val).all()):
+            raise StageError(f"calibration saw NaN or infinity at {name}: a weight of the network or an input is not finite")
+        _widen(observer)
+
+
+def _observers(prepared: GraphModule) -> list[tuple[str, MinMaxObserver | PerChannelMinMaxObserver]]:
+    kinds = (MinMaxObserver, PerChannelMinMaxObserver)
+    return [(name, module) for name, module in prepared.named_modules() if isinstance(module, kinds)]
+
+
+def _widen(observer: MinMaxObserver | PerChannelMinMaxObserver) -> None:
+    """Give ranges without extent one: a dead channel's scale near zero would overflow the int32 bias that is divided by it."""
+    magnitude = torch.maximum(observer.max_val, -observer.min_val)
+    largest = float(magnitude.max())
+    observer.max_val.clamp_(min=largest * _SMALLEST_CHANNEL if largest > 0 else 1.0)
 
 
 def convert(prepared: GraphModule) -> GraphModule:

@@ -72,6 +72,9 @@ _WEIGHT_LIMIT = 127
 _REDUCED_WEIGHT_LIMIT = 64
 """The largest weight for which the sum of two products with 8-bit activations fits 16 bits: 2 * 255 * 64 < 2**15."""
 
+_BIAS_LIMIT = 2**30
+"""Biases are clamped as floats, and the float next to 2**31 - 1 would overflow int32."""
+
 
 class SchemeQuantizer(Quantizer):  # type: ignore[misc]
     """Annotates an exported graph by the rules above."""
@@ -194,8 +197,8 @@ def _bias_spec(source: EdgeOrNode, weight: EdgeOrNode, *, per_channel: bool) -> 
         derived_from=[source, weight],
         derive_qparams_fn=_product_scale,
         dtype=torch.int32,
-        quant_min=-(2**31),
-        quant_max=2**31 - 1,
+        quant_min=-_BIAS_LIMIT,
+        quant_max=_BIAS_LIMIT,
         qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
         ch_axis=0 if per_channel else None,
     )

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import edgekd
 from edgekd.errors import StageError
 from edgekd.stage import Progress
 
@@ -69,7 +68,7 @@ def measure(job: Path, out: Path, *, timeout_s: float, progress: Progress) -> No
 @contextmanager
 def _running(command: list[str], errors: object) -> Iterator[subprocess.Popen[str]]:
     """Start the agent; whatever ends this block ends the agent."""
-    root = str(Path(edgekd.__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     process = subprocess.Popen(
         command,

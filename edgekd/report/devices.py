@@ -35,6 +35,7 @@ def measured(run: Run, device: str, task: Task) -> dict[str, Any]:
         **{key: content.get(key) for key in ("backend", "runtime", "cores", "batch_size", "method", "agent")},
         **{key: content.get(key) for key in ("started_at", "finished_at")},
         "spinning": (content.get("latency") or {}).get("spinning"),
+        "unsteady_warmup": latencies.unsteady,
         **{key: run.content["devices"][device].get(key) for key in ("profile", "scheme")},
     }
 
@@ -51,6 +52,7 @@ def not_measured(run: Run, device: str) -> dict[str, Any]:
         "variants": {name: _variant(run, device, name, nothing, {}) for name in names},
         **dict.fromkeys((*keys, "started_at", "finished_at", "spinning")),
         "comparisons": [],
+        "unsteady_warmup": [],
         "state": {"before": None, "after": None, "changes": None},
         **{key: content.get(key) for key in ("profile", "scheme")},
     }

@@ -33,10 +33,12 @@ class LatencySamples:
         columns: What was timed, in column order; a name ending in "#control" is the A/A control.
         processes: Per fresh process, per column: int64 nanoseconds [rounds, calls]; all columns of a process share
             their rounds, so row r of every column was timed within the same few milliseconds.
+        unsteady: Columns whose warm-up had not become steady when its time was up, in one process or more.
     """
 
     columns: tuple[str, ...]
     processes: tuple[tuple[NDArray[np.int64], ...], ...]
+    unsteady: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def _referenced(content: dict[str, Any]) -> list[str]:
 def _read_latency(folder: Path, latency: dict[str, Any]) -> LatencySamples:
     columns = tuple(latency["columns"])
     processes = []
+    steady = np.ones(len(columns), bool)
     for name in latency["processes"]:
         path = _inside(folder, name)
         arrays = read_arrays(path)
@@ -177,9 +180,11 @@ def _read_latency(folder: Path, latency: dict[str, Any]) -> LatencySamples:
         if len({len(column) for column in samples}) > 1:
             raise EdgekdError(f"{path}: the columns differ in their number of rounds, so they are not paired.")
         processes.append(samples)
+        steady &= arrays.get("warmup_steady", steady)
     if not processes:
         raise EdgekdError(f"{folder}: the latency samples of no process are listed.")
-    return LatencySamples(columns, tuple(processes))
+    unsteady = tuple(name for name, settled in zip(columns, steady, strict=True) if not settled)
+    return LatencySamples(columns, tuple(processes), unsteady)
 
 
 def _column(path: Path, arrays: Arrays, index: int) -> NDArray[np.int64]:

@@ -143,4 +143,5 @@ def _reason(gate: Gate, figure: Figure, limit: float, passed: bool, excess: floa
     sign = ("<=" if passed else ">") if gate.at_most else (">=" if passed else "<")
     bounds = f" {interval(figure.ci, decimals=decimals)}" if figure.ci else ""
     text = f"{gate.label} {figure.value:.{decimals}f}{suffix}{unit}{bounds} {sign} {limit:g}{suffix}{unit}"
-    return text if passed else f"{text}, by {number(excess)}{suffix}{unit}"
+    by = f"{excess:.{decimals}f}" if excess >= 0.5 * 10**-decimals else number(excess)
+    return text if passed else f"{text}, by {by}{suffix}{unit}"

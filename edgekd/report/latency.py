@@ -38,6 +38,7 @@ class Latencies:
         noise_floor: The A/A control: its ratio, interval, and the relative difference that counts as none.
         comparisons: Every pair of variants (the reference apart), the faster first.
         distribution: Quantiles by variant, for plots.
+        unsteady: Columns whose warm-up did not become steady in time.
         reason: Why nothing was timed, else None.
     """
 
@@ -46,6 +47,7 @@ class Latencies:
     noise_floor: dict[str, Any] | None
     comparisons: list[dict[str, Any]]
     distribution: dict[str, Any] | None
+    unsteady: tuple[str, ...] = ()
     reason: str | None = None
 
     @property
@@ -56,7 +58,7 @@ class Latencies:
 
 def not_timed(reason: str) -> Latencies:
     """The latencies of a device on which nothing was timed."""
-    return Latencies({}, {}, None, [], None, reason)
+    return Latencies({}, {}, None, [], None, reason=reason)
 
 
 def assess(samples: LatencySamples, reference: str | None) -> Latencies:
@@ -87,6 +89,7 @@ def assess(samples: LatencySamples, reference: str | None) -> Latencies:
         noise_floor=floor,
         comparisons=[_comparison(one, other, estimates["pair", one, other], floor) for one, other in pairs],
         distribution=_distribution({name: processes[name] for name in names}),
+        unsteady=samples.unsteady,
     )
 
 

@@ -23,8 +23,10 @@ def render(report: Mapping[str, Any], console: Console) -> None:
     ascii_only = not console.encoding.lower().startswith("utf")
 
     def show(text: Text, indent: int = 0) -> None:
-        text = to_ascii(text) if ascii_only else text
-        console.print(Padding(text, (0, 0, 0, indent), expand=False), highlight=False)
+        for line in (to_ascii(text) if ascii_only else text).wrap(console, console.width - indent):
+            line.rstrip()
+            line.pad_left(indent)
+            console.print(line, highlight=False, no_wrap=True)
 
     for name, device in report["devices"].items():
         show(_headline(name, device))

@@ -271,6 +271,8 @@ def _remarks(
     if unstable:
         which = "all variants" if len(unstable) == len(variants) else ", ".join(unstable)
         remarks.append(f"speed wandered by more than 10 % ({which}): compare speed-ups, not milliseconds")
+    if device.get("unsteady_warmup"):
+        remarks.append(f"warm-up did not become steady in its time ({', '.join(device['unsteady_warmup'])})")
     if (device.get("spinning") or {}).get("spins"):
         share = device["spinning"]["cpu_share_idle"]
         remarks.append(f"idle sessions kept {share:.0%} of the core busy: latencies are not to be trusted")

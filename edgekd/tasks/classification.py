@@ -15,18 +15,19 @@ Arrays = Mapping[str, np.ndarray]
 def _predicted(outputs: Arrays) -> np.ndarray:
     """Return the class with the largest logit, (N,); -1, which no label equals, where the logits are not numbers."""
     logits = next(iter(outputs.values()))
-    return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
+    predicted: np.ndarray = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
+    return predicted
 
 
 def score(outputs: Arrays, targets: np.ndarray) -> np.ndarray:
     """Return 1 where the predicted class is the target, else 0."""
-    return (_predicted(outputs) == targets).astype(np.float64)
+    return np.asarray(_predicted(outputs) == targets, dtype=np.float64)
 
 
 def agreement(outputs: Arrays, teacher: Arrays) -> np.ndarray:
     """Return 1 where both predict the same class, else 0."""
     own, other = _predicted(outputs), _predicted(teacher)
-    return ((own == other) & (own >= 0)).astype(np.float64)
+    return np.asarray((own == other) & (own >= 0), dtype=np.float64)
 
 
 def loss(logits: Any, targets: Any, *, label_smoothing: float = 0.0) -> Any:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def fit(
     optimizer = _optimizer(model, options)
     scheduler = LambdaLR(optimizer, _schedule(options, per_epoch * epochs))
     model, optimizer = accelerator.prepare(model, optimizer)
-    engine = _Engine(accelerator, model, optimizer, scheduler, objective, options, epochs, batch, per_epoch, seed)
+    engine = _Engine(accelerator, model, optimizer, scheduler, objective, options, batch, per_epoch, seed)
     inputs, targets = _tensors(data.train, accelerator.device)
 
     curves, best, start, saved = Curves(), _Best(-1, -1.0, checkpoint.snapshot(model)), 0, 0.0
@@ -93,13 +94,15 @@ def fit(
     for epoch in range(start, epochs):
         if options.patience is not None and epoch - best.epoch > options.patience:
             break
-        loss = _epoch(engine, inputs, targets, epoch, progress)
+        known = f"  validation {curves.validation[-1]:.4f}" if curves.validation else ""
+        shown = f"epoch {epoch + 1}/{epochs}{known}"
+        loss = _epoch(
+            engine, inputs, targets, epoch, partial(_tell, progress, shown, epoch * per_epoch, epochs * per_epoch)
+        )
         score = evaluate(model, data.validation, task, accelerator)
         curves.add(epoch + 1, loss, score, float(scheduler.get_last_lr()[0]))
         if score >= best.score:
             best = _Best(epoch, score, checkpoint.snapshot(model))
-        text = f"epoch {epoch + 1}/{epochs}  loss {loss:.4f}  validation {score:.4f}"
-        progress((epoch + 1) * per_epoch, epochs * per_epoch, text)
         if time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
             kept = {"curves": vars(curves), "best": vars(best), "epoch": epoch + 1}
             checkpoint.save(out, {**engine.state(), **kept})
@@ -133,7 +136,6 @@ class _Engine:
     scheduler: LambdaLR
     objective: Objective
     options: Training
-    epochs: int
     batch: int
     per_epoch: int
     seed: int
@@ -148,7 +150,11 @@ class _Engine:
         self.scheduler.load_state_dict({**state["scheduler"], "lr_lambdas": [None, None]})
 
 
-def _epoch(engine: _Engine, inputs: Tensor, targets: Tensor, epoch: int, progress: Progress) -> float:
+def _tell(progress: Progress, text: str, before: int, total: int, steps: int) -> None:
+    progress(before + steps, total, text)
+
+
+def _epoch(engine: _Engine, inputs: Tensor, targets: Tensor, epoch: int, tell: Callable[[int], None]) -> float:
     """Train one epoch and return its mean loss."""
     accelerator, model, options = engine.accelerator, engine.model, engine.options
     model.train()
@@ -169,8 +175,7 @@ def _epoch(engine: _Engine, inputs: Tensor, targets: Tensor, epoch: int, progres
         total += loss.detach()
         if step % STEPS_BETWEEN_LOOKS == 0 or step == engine.per_epoch - 1:
             _refuse_non_finite(float(total), epoch, step, options)
-            done, all_steps = epoch * engine.per_epoch + step + 1, engine.epochs * engine.per_epoch
-            progress(done, all_steps, f"epoch {epoch + 1}/{engine.epochs}")
+            tell(step + 1)
     return float(total) / engine.per_epoch
 
 

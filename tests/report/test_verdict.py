@@ -65,12 +65,12 @@ def verdict(found: dict[str, Any], **gates: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("gate", "passing", "failing", "value", "reason"),
     [
-        ("max_drop_pp", 0.5, 0.4, 0.5, "drop 0.50 pp [0.10, 0.90] > 0.4 pp, by 0.100 pp"),
-        ("min_accuracy", 0.98, 0.985, 0.98, "accuracy 0.9800 [0.9700, 0.9900] < 0.985, by 0.00500"),
-        ("min_agreement", 0.99, 0.995, 0.99, "agreement 0.9900 [0.9800, 1.0000] < 0.995, by 0.00500"),
+        ("max_drop_pp", 0.5, 0.4, 0.5, "drop 0.50 pp [0.10, 0.90] > 0.4 pp, by 0.10 pp"),
+        ("min_accuracy", 0.98, 0.985, 0.98, "accuracy 0.9800 [0.9700, 0.9900] < 0.985, by 0.0050"),
+        ("min_agreement", 0.99, 0.995, 0.99, "agreement 0.9900 [0.9800, 1.0000] < 0.995, by 0.0050"),
         ("min_speedup", 4, 5, 4.0, "speed-up 4.00x [3.90, 4.10] < 5x, by 1.00x"),
-        ("max_p50_ms", 2, 1.5, 2.0, "p50 2.00 ms [1.98, 2.02] > 1.5 ms, by 0.500 ms"),
-        ("max_p99_ms", 3, 2.5, 3.0, "p99 3.00 ms > 2.5 ms, by 0.500 ms"),
+        ("max_p50_ms", 2, 1.5, 2.0, "p50 2.00 ms [1.98, 2.02] > 1.5 ms, by 0.50 ms"),
+        ("max_p99_ms", 3, 2.5, 3.0, "p99 3.00 ms > 2.5 ms, by 0.50 ms"),
         ("max_size_mb", 0.5, 0.4, 0.5, "size 0.500 MB > 0.4 MB, by 0.100 MB"),
         ("min_compression", 8, 10, 8.0, "compression 8.00x < 10x, by 2.00x"),
         ("max_peak_memory_mb", 20, 10, 20.0, "peak memory 20.0 MB > 10 MB, by 10.0 MB"),
@@ -143,7 +143,7 @@ def test_the_choice_is_made_on_validation_and_judged_on_test() -> None:
     assert (found["recommended"], found["status"]) == ("pruned", "failed")
     assert (found["gates"][0]["value"], found["gates"][0]["split"]) == (1.3, "test")
     reasons = {candidate["name"]: candidate["reason"] for candidate in found["candidates"]}
-    assert reasons["int8"] == "drop 1.40 pp [0.10, 0.90] > 1 pp, by 0.400 pp on validation"
+    assert reasons["int8"] == "drop 1.40 pp [0.10, 0.90] > 1 pp, by 0.40 pp on validation"
 
 
 def test_the_fastest_that_passes_is_recommended() -> None:
@@ -277,6 +277,7 @@ def test_what_a_reader_must_know_is_remarked() -> None:
             state={"changes": ["governor: performance -> powersave"]},
             method={"quick": True},
             noise_floor={"floor": 0.08},
+            unsteady_warmup=["slow"],
             spinning={"spins": True, "cpu_share_idle": 0.5},
         )
     )
@@ -288,6 +289,7 @@ def test_what_a_reader_must_know_is_remarked() -> None:
         "device state changed: governor",
         "quick",
         "noise floor is 8.0%",
+        "warm-up did not become steady in its time (slow)",
         "idle sessions kept 50% of the core busy",
     ):
         assert expected in text

@@ -27,11 +27,12 @@
   const short = (ns) => duration(ns).replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " ");
   const percent = (fraction, decimals = 2) => `${(100 * fraction).toFixed(decimals)} %`;
 
-  // Ticks of a logarithmic axis: 1-2-5 steps, and plain steps where the range is too narrow for them.
+  // Ticks of a logarithmic axis: 1-2-5 steps (fewer over many decades), and plain steps where the range is too narrow for them.
   const logTicks = (axis) => {
+    const steps = axis.max / axis.min > 300 ? [1] : axis.max / axis.min > 50 ? [1, 3] : [1, 2, 5];
     const found = [];
     for (let power = Math.floor(Math.log10(axis.min)); power <= Math.log10(axis.max); power++)
-      for (const step of [1, 2, 5]) {
+      for (const step of steps) {
         const value = step * 10 ** power;
         if (value >= axis.min && value <= axis.max) found.push({ value });
       }
@@ -132,7 +133,8 @@
     if (!device.distribution) return null;
     const { probabilities, latency_ns: by } = device.distribution;
     const last = probabilities.findLastIndex((p) => p < 1);
-    const ends = Object.values(by).flatMap((q) => [q[0], q[last]]);
+    const p99 = probabilities.findIndex((p) => p >= 0.99);
+    const starts = Object.values(by).map((q) => q[0]), ends = Object.values(by).map((q) => q[p99]);
     const tooltip = {
       title: ([item]) => item.dataset.label,
       label: ({ raw }) => `${percent(raw.y, raw.y > 0.985 ? 1 : 0)} of calls within ${duration(raw.x)}`,
@@ -148,7 +150,7 @@
         borderWidth: 2, pointRadius: 0, pointHitRadius: 8, pointStyle: SHAPES[index(name)], tension: 0,
       })) },
       options: base({
-        x: logAxis("latency of a call", Math.min(...ends) / 1.05, Math.max(...ends) * 1.05),
+        x: logAxis("latency of a call", Math.min(...starts) / 1.05, Math.max(...ends) * 1.15),
         y: { min: 0, max: 1, title: { display: true, text: "share of calls" }, ticks: { callback: (value) => percent(value, 0) } },
       }, tooltip, true),
     };
@@ -175,16 +177,18 @@
     };
   }
 
+  const tint = (set) => {
+    const shade = set.variant === undefined ? (isDark() ? DARK : LIGHT)[set.series % LIGHT.length] : color(set.variant);
+    for (const part of ["borderColor", "backgroundColor", "pointBorderColor", "pointBackgroundColor"]) set[part] = shade;
+  };
+
   const charts = [];
   function paint() {
     const { text, soft, line } = ink();
     Chart.defaults.color = soft;
     Chart.defaults.borderColor = line;
     for (const chart of charts) {
-      for (const set of chart.data.datasets) {
-        const shade = set.variant === undefined ? (isDark() ? DARK : LIGHT)[set.series % LIGHT.length] : color(set.variant);
-        set.borderColor = set.backgroundColor = shade;
-      }
+      chart.data.datasets.forEach(tint);
       for (const axis of Object.values(chart.options.scales)) {
         axis.ticks.color = axis.title.color = soft;
         axis.grid.color = axis.border.color = line;
@@ -199,11 +203,13 @@
   function draw() {
     Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
     Chart.defaults.font.size = 12;
+    Chart.defaults.plugins.colors.enabled = false;
     for (const canvas of document.querySelectorAll("canvas[data-chart]")) {
       const { chart, device, stage } = canvas.dataset;
       const config = chart === "curve" ? curve(stage) : { plane, distribution }[chart](report.devices[device]);
       if (config) {
         for (const axis of Object.values(config.options.scales)) { axis.grid ??= {}; axis.border ??= {}; axis.ticks ??= {}; axis.title ??= {}; }
+        config.data.datasets.forEach(tint);
         charts.push(new Chart(canvas, config));
       } else {
         const empty = document.createElement("p");

@@ -1,0 +1,1 @@
+"""ONNX files: write them, read them safely, compare what they compute."""

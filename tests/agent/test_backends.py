@@ -1,0 +1,205 @@
+"""What holds for every backend, and what each of them tells about what really ran."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgekd.agent import backends
+from edgekd.agent.backends import onnxruntime as ort_backend
+from edgekd.agent.errors import AgentError
+
+from .networks import CLASSES, linear, quantized, samples, undefined, weights
+
+NAMES = ["onnxruntime", "openvino"]
+
+
+@pytest.fixture(params=NAMES)
+def backend(request: pytest.FixtureRequest) -> Any:
+    pytest.importorskip(request.param)
+    return backends.load(request.param)
+
+
+def test_there_are_these() -> None:
+    assert set(NAMES) <= set(backends.available())
+
+
+def test_an_unknown_backend_is_named_with_those_that_exist() -> None:
+    with pytest.raises(AgentError, match=r"no backend 'tflite'; there are .*onnxruntime, openvino"):
+        backends.load("tflite")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("onnxruntime", "pip install edgekd"), ("openvino", r"edgekd\[openvino\]")]
+)
+def test_a_missing_runtime_names_the_package(monkeypatch: pytest.MonkeyPatch, name: str, remedy: str) -> None:
+    monkeypatch.delitem(sys.modules, f"edgekd.agent.backends.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, name, None)  # makes its import fail
+    with pytest.raises(AgentError, match=remedy):
+        backends.load(name)
+
+
+def test_runtime_tells_its_version(backend: Any) -> None:
+    told = backend.runtime()
+    module: ModuleType = sys.modules[told["name"]]
+    assert module.__version__.startswith(told["version"])
+
+
+def test_outputs_equal_numpy(backend: Any, tmp_path: Path) -> None:
+    feeds = {"input": samples(5)}
+    for shapes in (None, {"input": (5, 8)}):
+        session = backend.open(linear(tmp_path / "m.onnx"), {}, shapes)
+        assert session.inputs == (backends.Tensor("input", (None, 8), "float32"),)
+        outputs = session.run(feeds)
+        assert list(outputs) == ["logits"]
+        np.testing.assert_allclose(outputs["logits"], feeds["input"] @ weights(), rtol=0, atol=1e-6)
+
+
+def test_nan_stays_nan(backend: Any, tmp_path: Path) -> None:
+    feeds = {"input": samples(6)}
+    product = feeds["input"] @ weights()
+    logits = backend.open(undefined(tmp_path / "m.onnx"), {}).run(feeds)["logits"]
+    np.testing.assert_array_equal(np.isnan(logits), product < 0)
+    np.testing.assert_allclose(logits[product > 0], np.log(product[product > 0]), atol=1e-5)
+
+
+def test_outputs_are_the_callers_own(backend: Any, tmp_path: Path) -> None:
+    session = backend.open(linear(tmp_path / "m.onnx"), {})
+    first = session.run({"input": samples(2)})["logits"]
+    kept = first.copy()
+    session.run({"input": samples(2, seed=9)})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_bound_calls_do_the_work_and_do_not_disturb_each_other(backend: Any, tmp_path: Path) -> None:
+    path = linear(tmp_path / "m.onnx")
+    sessions = [backend.open(path, {}, {"input": (1, 8)}) for _ in range(2)]
+    feeds = [{"input": samples(1, seed=seed)} for seed in range(2)]
+    calls = [session.bind(feed) for session, feed in zip(sessions, feeds, strict=True)]
+    for call in calls:
+        call()
+        call()
+    for session, feed in zip(sessions, feeds, strict=True):
+        np.testing.assert_allclose(session.run(feed)["logits"], feed["input"] @ weights(), atol=1e-6)
+
+
+def test_facts_tell_the_precision_that_ran(backend: Any, tmp_path: Path) -> None:
+    feeds = {"input": samples(1)}
+    told = {}
+    for name, make in (("float", linear), ("int8", quantized)):
+        facts = backend.open(make(tmp_path / f"{name}.onnx", 1), {}, {"input": (1, 8)}).facts(feeds)
+        told[name] = facts["precision"]
+        assert all({"name", "type", "precision"} <= set(layer) for layer in facts["layers"])
+        assert facts["provider"] in ("CPUExecutionProvider", "CPU")
+        assert facts["static_shapes"]
+    assert told == {"float": {"float32": 1}, "int8": {"int8": 1}}
+
+
+def test_quantized_outputs_are_near_the_float_ones(backend: Any, tmp_path: Path) -> None:
+    feeds = {"input": samples(50)}
+    logits = backend.open(quantized(tmp_path / "q.onnx"), {}).run(feeds)["logits"]
+    # half a step of the output, of the weights (8 products) and of the input (column sums of the weights)
+    weight_step = np.abs(weights()).max() / 127
+    bound = 1 / 16 + np.abs(feeds["input"]).sum(1).max() * weight_step / 2 + np.abs(weights()).sum(0).max() / 64 + 0.01
+    assert logits.shape == (50, CLASSES)
+    assert np.abs(logits - feeds["input"] @ weights()).max() < bound
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({"x": samples(1)}, "inputs are input, the job feeds x"),
+        ({"input": samples(1).astype(np.float64)}, r"float32 \[\?x8\], the job feeds float64 \[1x8\]"),
+        ({"input": samples(1)[:, :3]}, r"the job feeds float32 \[1x3\]"),
+        ({"input": samples(1)[0]}, r"the job feeds float32 \[8\]"),
+    ],
+)
+def test_wrong_feeds_are_named(backend: Any, tmp_path: Path, feeds: Any, message: str) -> None:
+    with pytest.raises(AgentError, match=message):
+        backend.open(linear(tmp_path / "m.onnx"), {}).run(feeds)
+
+
+def test_a_file_that_is_no_model_is_refused(backend: Any, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"not a model")
+    with pytest.raises(AgentError, match=r"refuses m\.onnx"):
+        backend.open(tmp_path / "m.onnx", {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"thraeds": 1}, "has no option thraeds; it has .*threads"),
+        ({"threads": "2"}, "option threads of"),
+        ({"threads": 0}, "at least 1"),
+    ],
+)
+def test_wrong_options_are_named(backend: Any, options: Any, message: str) -> None:
+    with pytest.raises(AgentError, match=message):
+        backend.check(options)
+
+
+def test_throughput_counts_what_it_ran(backend: Any, tmp_path: Path) -> None:
+    told = backend.throughput(linear(tmp_path / "m.onnx"), {}, {"input": samples(1)}, 2, 0.05)
+    assert told.threads == 2
+    assert told.inferences >= 2
+    assert told.seconds >= 0.05
+
+
+def test_onnxruntime_does_not_fall_back(tmp_path: Path) -> None:
+    with pytest.raises(AgentError, match=r"TensorrtExecutionProvider is not in this build .*CPUExecutionProvider"):
+        ort_backend.open(linear(tmp_path / "m.onnx"), {"providers": ["TensorrtExecutionProvider"]})
+
+
+def test_onnxruntime_refuses_the_provider_it_did_not_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fallen:
+        """A session that fell back, as a GPU build does on a machine without a GPU."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    runtime = ort_backend.onnxruntime
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(runtime, "InferenceSession", Fallen)
+    with pytest.raises(AgentError, match="asked for CUDAExecutionProvider, onnxruntime fell back to CPU"):
+        ort_backend.open(tmp_path / "m.onnx", {"providers": ["CUDAExecutionProvider"]})
+
+
+def test_the_warming_model_is_an_identity() -> None:
+    model = onnx.load_from_string(ort_backend._IDENTITY)
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node] == ["Identity"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "AUTO"}, "chooses by itself"),
+        ({"device": "MULTI:CPU"}, "chooses by itself"),
+        ({"device": "NPU.7"}, r"sees no device NPU\.7 here; it sees .*CPU"),
+        ({"inference_precision": "fp8"}, "inference_precision of openvino is 'fp8'"),
+    ],
+)
+def test_openvino_options(options: dict[str, Any], message: str) -> None:
+    pytest.importorskip("openvino")
+    with pytest.raises(AgentError, match=message):
+        backends.load("openvino").check(options)
+
+
+def test_openvino_says_when_it_computes_in_bfloat16(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bfloat16 arithmetic")
+    session = backends.load("openvino").open(
+        linear(tmp_path / "m.onnx", 1), {"inference_precision": "bf16"}, {"input": (1, 8)}
+    )
+    assert session.facts({})["inference_precision"] == "bf16"
+    assert session.facts({})["precision"] in ({"bfloat16": 1}, {"float32": 1})
