@@ -206,7 +206,8 @@ def _clocks(reader: _Reader, info: Mapping[str, Any]) -> Dict[str, float]:
 def _limits(reader: _Reader) -> Dict[str, List[float]]:
     limits = {}
     for folder in _cpufreq(reader):
-        values = [value / 1e3 for _, value in _integers([folder / "scaling_min_freq", folder / "scaling_max_freq"])]
+        files = [folder / "scaling_min_freq", folder / "scaling_max_freq"]
+        values = [value / 1e3 for file in files for _, value in _integers([file])]
         if len(values) == 2:
             limits[folder.parent.name] = values
     return limits

@@ -82,9 +82,13 @@ def read_npz(path: Path) -> Dict[str, Array]:
         AgentError: There is no such file, or it is not an .npz of plain arrays.
     """
     try:
-        with np.load(str(path), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        arrays = {}
+        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    arrays[name[: -len(".npy")]] = np.lib.format.read_array(member, allow_pickle=False)
+        return arrays
     except FileNotFoundError:
         raise AgentError("there is no file %s" % path) from None
-    except (ValueError, OSError, AttributeError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise AgentError("%s is not an .npz of plain arrays: %s" % (path, error)) from error

@@ -133,7 +133,7 @@ def measure(job_dir: Path, out_dir: Path, progress: Progress, stall_seconds: flo
 def _meter(job: Job) -> Tuple[Optional[str], Optional[str]]:
     """Return (name of the meter, None), or (None, why there is none)."""
     name, _, reason = meters.find(job.meter)
-    return (None, _NOTHING_TIMED) if job.latency_inputs is None and reason is None else (name, reason)
+    return (None, _NOTHING_TIMED) if job.latency_inputs is None else (name, reason)
 
 
 def _cores(job: Job) -> Optional[List[int]]:

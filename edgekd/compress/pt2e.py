@@ -1,7 +1,7 @@
 """What edgekd uses of torchao's PT2E quantization, imported without its chatter.
 
 torchao logs a line for each of its GPU libraries that a machine cannot load, and torch one about torchao's enums. Both
-are true of every machine without such a GPU and mean nothing here, so exactly these loggers are raised during the import.
+mean nothing here, so exactly these two loggers are raised during the import.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -14,6 +13,7 @@ from edgekd.compress.pt2e import MinMaxObserver, PerChannelMinMaxObserver, conve
 from edgekd.compress.quantizer import LAYERS, SchemeQuantizer, layer_name
 from edgekd.device import Scheme
 from edgekd.errors import StageError
+from edgekd.graph.capture import capture, quiet_pytrees
 
 _SMALLEST_CHANNEL = 2.0**-12
 """The smallest range of a weight channel, as a share of the layer's largest."""
@@ -30,30 +30,15 @@ def prepare(model: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> Gr
     Raises:
         StageError: there is no convolution and no linear layer, or the network cannot be exported.
     """
-    graph = capture(model, example)
+    graph: GraphModule = capture(model, example).module(check_guards=False)  # type: ignore[assignment]
     if not quantized_layers(graph):
         called = sorted({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
         raise StageError(
             f"{type(model).__name__} has nothing to quantize: no 1d or 2d convolution and no linear layer "
-            f"(it computes {', '.join(called) or 'nothing'}). Switch the quantize stage off for this network"
+            f"(it calls {', '.join(called) or 'nothing'}). Switch the quantize stage off for this network"
         )
     prepared: GraphModule = prepare_pt2e(graph, SchemeQuantizer(scheme))
     return prepared
-
-
-def capture(model: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
-    """Return the model as a graph of ATen operators with a free batch size."""
-    training = model.training
-    model.eval()
-    batch = torch.export.Dim("batch", min=1)
-    try:
-        with torch.no_grad():
-            program = torch.export.export(model, example, dynamic_shapes=tuple({0: batch} for _ in example))
-    except (RuntimeError, torch.export.UserError) as error:  # type: ignore[attr-defined]
-        raise StageError(f"{type(model).__name__} cannot be captured as a graph: {error}") from error
-    finally:
-        model.train(training)
-    return program.module(check_guards=False)  # type: ignore[return-value]
 
 
 def quantized_layers(graph: GraphModule) -> list[str]:
@@ -69,8 +54,8 @@ def count_quantizable(model: nn.Module) -> list[str]:
 def calibrate(prepared: GraphModule, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> None:
     """Show a prepared graph real inputs, so that its observers learn the ranges.
 
-    A range is the smallest and largest value seen. Narrowing it to the least squared rounding error, or averaging it over
-    batches, was measured on trained networks and gave up to 1 dB less fidelity of the logits: rare large values matter.
+    A range is the smallest and largest value seen. Narrowing it to the least squared rounding error, or averaging it
+    over batches, was measured on trained networks and brought the logits no closer: rare large values matter.
 
     Args:
         prepared: what `prepare` returned.
@@ -88,7 +73,9 @@ def calibrate(prepared: GraphModule, batches: Iterable[Tensor | tuple[Tensor, ..
         raise StageError("no calibration data: quantization needs real inputs to learn the ranges from")
     for name, observer in _observers(prepared):
         if not bool(torch.isfinite(observer.min_val).all() and torch.isfinite(observer.max_val).all()):
-            raise StageError(f"calibration saw NaN or infinity at {name}: a weight of the network or an input is not finite")
+            raise StageError(
+                f"calibration saw NaN or infinity at {name}: a weight of the network or an input is not finite"
+            )
         _widen(observer)
 
 
@@ -98,16 +85,15 @@ def _observers(prepared: GraphModule) -> list[tuple[str, MinMaxObserver | PerCha
 
 
 def _widen(observer: MinMaxObserver | PerChannelMinMaxObserver) -> None:
-    """Give ranges without extent one: a dead channel's scale near zero would overflow the int32 bias that is divided by it."""
+    """Give a range to what is always zero: the int32 bias is divided by its scale, and would overflow with one near zero."""
     magnitude = torch.maximum(observer.max_val, -observer.min_val)
     largest = float(magnitude.max())
     observer.max_val.clamp_(min=largest * _SMALLEST_CHANNEL if largest > 0 else 1.0)
 
 
 def convert(prepared: GraphModule) -> GraphModule:
-    """Return the quantized graph of a calibrated one, which stays as it is: integer weights, quantize and dequantize nodes."""
-    with warnings.catch_warnings():  # copying a graph constructs a class that torch itself has deprecated
-        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+    """Return a calibrated graph with integer weights and quantize and dequantize operators; the given one stays as it is."""
+    with quiet_pytrees():
         own = copy.deepcopy(prepared)
     converted: GraphModule = convert_pt2e(own)
     return converted

@@ -4,8 +4,8 @@ The rules follow what integer kernels can fuse (ONNX Runtime's QLinear operators
 
 - a convolution computes integers to integers, so its input, weight and bias and its output are quantized. The output is
   taken after a ReLU that is its only user; quantizing between the two would split the fused kernel in two.
-- a linear layer's input, weight and bias are quantized; its output is what the next layer asks for. The logits at the end
-  of a network stay float: no kernel gains from rounding them, and every decision is made on them.
+- a linear layer's input, weight and bias are quantized; its output is what the next layer asks for. The logits at the
+  end of a network stay float: no kernel gains from rounding them, and every decision is made on them.
 - residual additions, concatenations and average pools compute in integers when all their inputs are integers already.
   Left in float, each would cost a conversion on both sides, which is slower than a float network.
 - what only moves or selects values (max-pool, flatten, transpose) is transparent: integers in, the same integers out. A
@@ -18,6 +18,7 @@ scheme: TensorRT takes float biases only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]
         self._weight = _weight_spec(scheme)
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        """Write means over the image as average pools, which integer kernels exist for, and remove what does nothing."""
+        """Write means over the image as average pools, which have integer kernels, and remove what does nothing."""
         for node in list(model.graph.nodes):
             if node.target is aten.mean.dim and _is_image_mean(node):
                 _mean_to_pool(model, node)
@@ -107,9 +108,9 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]
                     self._annotate_input(value, node, integers)
                 self._annotate_output(node, integers)
             elif node.target in _MOVES and node.args[0] in integers:
-                integers[node] = self._annotate_input(node.args[0], node, integers)
+                integers[node] = self._annotate_input(cast(Node, node.args[0]), node, integers)
             elif node.target in _ACTIVATIONS and node not in integers and node.args[0] in integers:
-                self._annotate_input(node.args[0], node, integers)
+                self._annotate_input(cast(Node, node.args[0]), node, integers)
                 self._annotate_output(node, integers)
         return model
 
@@ -117,7 +118,7 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]
         """Nothing to check: a value is annotated only where a kernel exists."""
 
     def _annotate_layer(self, node: Node, integers: Integers) -> None:
-        source, weight = node.args[0], node.args[1]
+        source, weight = cast(Node, node.args[0]), cast(Node, node.args[1])
         bias = node.args[2] if len(node.args) > 2 else None
         origin = self._annotate_input(source, node, integers)
         inputs: dict[Node, QuantizationSpecBase] = {weight: self._weight}
@@ -130,12 +131,12 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]
     def _annotate_input(self, value: Node, user: Node, integers: Integers) -> EdgeOrNode:
         """Quantize a value for its user, and return where.
 
-        A float that is only moved on its way is quantized before the move, where the runtime then moves a quarter of the bytes.
+        A float that is only moved on its way is quantized before the move: a quarter of the bytes are moved then.
         """
         path = []
         while value.target in _MOVES and value not in integers and len(value.users) == 1:
             path.append(value)
-            value, user = value.args[0], value
+            value, user = cast(Node, value.args[0]), value
         if value.target in _MOVES and value in integers:
             origin = integers[value]
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgekd.version import __version__
 
@@ -19,29 +19,38 @@ def clean(proto: ModelProto, metadata: Mapping[str, str]) -> None:
 
     The exporter notes on every node where in the Python source it came from, which can double a small file and makes it
     depend on where that source lies; and it numbers names over the life of the process, so that the second export of a
-    network differs from the first. Neither is part of the network. Names come from the network's own modules instead, which
-    is also what a per-layer table shows.
+    network differs from the first. Neither is part of the network. Names come from the network's own modules instead,
+    which is also what a per-layer table shows.
     """
     _name_batch(proto.graph)
     _name_pools(proto.graph)
     _rename(proto.graph)
-    _strip(proto)
+    strip(proto)
     proto.producer_name = "edgekd"
     proto.producer_version = __version__
     helper.set_model_props(proto, dict(sorted(metadata.items())))
 
 
-def _strip(proto: ModelProto) -> None:
+def strip(proto: ModelProto) -> None:
+    """Remove what is not the network: notes, stored shapes, unused operator sets; and put attributes into one order."""
     graph = proto.graph
     graph.name = "network"
     proto.doc_string = graph.doc_string = ""
     # Stored shapes say nothing that shape inference does not, and mislead tools that change the graph.
     del graph.value_info[:], graph.metadata_props[:], graph.quantization_annotation[:]
-    for item in [*graph.node, *graph.input, *graph.output, *graph.initializer]:
+    items: list[NodeProto | TensorProto | ValueInfoProto] = [
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+    ]
+    for item in items:
         item.doc_string = ""
         del item.metadata_props[:]
     for node in graph.node:  # the exporter's order changes from process to process
-        attributes = sorted(node.attribute, key=lambda attribute: attribute.name)
+        # opset 17 and older do not know this attribute, and 0 is its default
+        known = [entry for entry in node.attribute if (entry.name, entry.i) != ("noop_with_empty_axes", 0)]
+        attributes = sorted(known, key=lambda entry: entry.name)
         del node.attribute[:]
         node.attribute.extend(attributes)
     used = {node.domain for node in graph.node}
@@ -60,7 +69,7 @@ def _name_batch(graph: GraphProto) -> None:
 
 
 def _name_pools(graph: GraphProto) -> None:
-    """Write means over the image as GlobalAveragePool: runtimes have integer and blocked-layout kernels for it alone."""
+    """Write means over the image as GlobalAveragePool: only that has integer and blocked-layout kernels."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
     nodes: list[NodeProto] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from edgekd.errors import StageError
-from edgekd.graph.clean import clean
+from edgekd.graph.capture import capture, quiet_pytrees
+from edgekd.graph.clean import clean, strip
 from edgekd.graph.lint import find_opset, nonfinite_tensors, quantization_problems
-from edgekd.version import __version__
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,9 @@ def export_onnx(
     layers, problems = quantization_problems(proto)
     if quantized_layers is not None and layers != quantized_layers:
         problems.append(f"{quantized_layers} layers were meant to be quantized, {layers} are")
-    bad = nonfinite_tensors(proto)
-    problems += [f"{name} holds NaN or infinity" for name in bad]
+    problems += [f"{name} holds NaN or infinity" for name in nonfinite_tensors(proto)]
     if problems:
         raise StageError(f"{path.name} did not come out as meant: {'; '.join(problems)}")
-    onnx.checker.check_model(proto, full_check=True)
     data = proto.SerializeToString(deterministic=True)
     _write(path, data)
     return ExportFacts(find_opset(proto), len(data), len(proto.graph.node), layers)
@@ -89,58 +86,57 @@ def _require_finite(model: nn.Module) -> None:
 def _to_proto(
     model: nn.Module, example: tuple[Tensor, ...], input_names: Sequence[str], output_names: Sequence[str]
 ) -> ModelProto:
-    batch = torch.export.Dim("batch", min=1)
-    training = model.training
-    if training and not isinstance(model, torch.fx.GraphModule):  # a converted graph has no modes, and forbids setting one
-        model.eval()
+    program = capture(model, example)
     try:
-        with torch.no_grad(), _quiet_exporter():
-            program = torch.export.export(model, example, dynamic_shapes=tuple({0: batch} for _ in example))
+        with _quiet_exporter():
             exported = torch.onnx.export(
                 program,
-                example,
                 input_names=list(input_names),
                 output_names=list(output_names),
                 dynamo=True,
                 verbose=False,
             )
-    except (RuntimeError, torch.export.UserError, torch.onnx.errors.OnnxExporterError) as error:  # type: ignore[attr-defined]
-        raise StageError(f"{type(model).__name__} cannot be exported to ONNX: {error}") from error
-    finally:
-        if training and not isinstance(model, torch.fx.GraphModule):
-            model.train()
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise StageError(f"{type(model).__name__} cannot be exported to ONNX: {_first_line(error)}") from error
     assert exported is not None
     return exported.model_proto
 
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Hide what torch says about itself while it exports: a missing torchvision, and its own deprecated pytree class."""
+    """Hide that a missing torchvision has no operators to export, which the exporter logs four times."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+        with quiet_pytrees():
             yield
     finally:
         logger.setLevel(level)
 
 
 def _fit_opset(proto: ModelProto, max_opset: int) -> ModelProto:
-    """Return the model in an opset that the device reads."""
+    """Return a valid model in an opset that the device reads, and in the oldest file format for that opset.
+
+    The exporter itself writes opset 18 at the least, and a newer one than it was asked for without saying so.
+    """
     opset = find_opset(proto)
-    if opset <= max_opset:
-        return proto
     try:
-        lowered = onnx.version_converter.convert_version(proto, max_opset)
-    except RuntimeError as error:
+        if opset > max_opset:
+            proto = onnx.version_converter.convert_version(proto, max_opset)
+            strip(proto)
+        proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
+        onnx.checker.check_model(proto, full_check=True)
+    except (RuntimeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise StageError(
-            f"the network needs ONNX opset {opset}, the device reads {max_opset}, and it cannot be lowered: {error}"
+            f"the network needs ONNX opset {opset} and cannot be written in opset {max_opset}, the newest that the device "
+            f"reads (max_opset of its profile): {_first_line(error)}"
         ) from error
-    if find_opset(lowered) > max_opset:
-        raise StageError(f"the network needs ONNX opset {opset}; the device reads {max_opset} (max_opset of its profile)")
-    return lowered
+    if find_opset(proto) > max_opset:
+        raise StageError(
+            f"the network needs ONNX opset {opset}; the device reads {max_opset} (max_opset of its profile)"
+        )
+    return proto
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -154,3 +150,7 @@ def _write(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

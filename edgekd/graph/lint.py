@@ -121,8 +121,8 @@ def nonfinite_tensors(proto: ModelProto) -> list[str]:
 def quantization_problems(proto: ModelProto) -> tuple[int, list[str]]:
     """Return how many layers compute on integers, and what is wrong with the QDQ form of the graph.
 
-    A layer counts when its input and weight both come from a DequantizeLinear, and a constant weight is stored in 8 bits.
-    Wrong: a quantized value that nothing dequantizes, a float that is dequantized, a weight quantized but stored as float.
+    A layer counts when its input and weight come from a DequantizeLinear, and a constant weight is stored in 8 bits.
+    Wrong are quantized or dequantized values that nothing uses, and constants that are quantized but stored as floats.
     """
     graph = proto.graph
     producers = {name: node for node in graph.node for name in node.output}
@@ -166,10 +166,7 @@ def _origin(name: str, producers: Mapping[str, NodeProto]) -> NodeProto | None:
 
 def _parameters(graph: GraphProto) -> Iterator[TensorProto]:
     scales = {
-        name
-        for node in graph.node
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        for name in node.input[1:]
+        name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]
     }
     return (
         tensor
@@ -188,7 +185,7 @@ def _external_files(path: Path, proto: ModelProto) -> list[Path]:
     """Return the files beside the model that hold its weights.
 
     Raises:
-        UsageError: one is missing, or lies outside the model's folder (a file from elsewhere must not make us read others).
+        UsageError: one is missing, or lies outside the model's folder (a foreign model must not choose what is read).
     """
     locations = {
         entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"

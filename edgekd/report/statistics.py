@@ -162,8 +162,9 @@ def paired_medians(columns: Sequence[Sequence[FloatArray]], *, seed: int = 0) ->
         seed: Of the resampling.
 
     The hierarchical bootstrap draws processes with replacement, then rounds of each drawn process with replacement
-    (2000 resamples, percentile interval). With five processes the outer draw knows only five points: a nominal 95 %
-    interval is a little narrow when processes differ much (about 90 % in simulation), and wide when they do not.
+    (2000 resamples, percentile interval). With five processes the outer draw knows only five points: in simulation a
+    nominal 95 % interval covers 88 to 90 % when the processes differ much more than their rounds, and 97 to 99 % when
+    they do not. Of more than 1000 rounds in a process, neighbours are resampled as one.
     """
     estimates = [float(np.median(np.concatenate(list(column)))) for column in columns]
     blocks = [[_blocks(process) for process in column] for column in columns]

@@ -249,9 +249,9 @@ def integer_faults(name: str, device: Mapping[str, Any]) -> list[str]:
 
 
 def executed(precision: Mapping[str, int]) -> str:
-    """The precision of a model's layers in words: "9 layers int8, 2 float32"."""
+    """The precision of the layers that multiply and accumulate, in words: "computing layers: 9 int8, 2 float32"."""
     parts = [f"{count} {label}" for label, count in sorted(precision.items(), key=lambda item: -item[1])]
-    return "layers: " + ", ".join(parts)
+    return "computing layers: " + ", ".join(parts)
 
 
 def _remarks(

@@ -173,7 +173,7 @@ def curves(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     for stage in report["stages"]:
         kept = (stage.get("facts") or {}).get("curves") or {}
-        series = {name: values for name, values in kept.items() if name != "epoch" and values}
+        series = {name: values for name, values in kept.items() if name not in ("epoch", "learning_rate") and values}
         if series:
             longest = max(len(values) for values in series.values())
             found.append(

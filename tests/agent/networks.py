@@ -66,7 +66,7 @@ def undefined(path: Path, batch: int | str = "batch") -> Path:
 
 
 def quantized(path: Path, batch: int | str = "batch") -> Path:
-    """The linear model with its input, weights and output quantized to 8 bits by QuantizeLinear/DequantizeLinear pairs."""
+    """The linear model with input, weights and output quantized by QuantizeLinear/DequantizeLinear pairs."""
     scale = np.float32(np.abs(weights()).max() / 127)
     constants = [
         numpy_helper.from_array(np.round(weights() / scale).astype(np.int8), "wq"),
@@ -74,7 +74,7 @@ def quantized(path: Path, batch: int | str = "batch") -> Path:
         numpy_helper.from_array(np.int8(0), "wz"),
         numpy_helper.from_array(np.float32(1 / 32), "xs"),
         numpy_helper.from_array(np.uint8(128), "xz"),
-        numpy_helper.from_array(np.float32(1 / 8), "ys"),
+        numpy_helper.from_array(np.float32(1 / 4), "ys"),
         numpy_helper.from_array(np.uint8(128), "yz"),
     ]
     nodes = [

@@ -85,7 +85,7 @@ def test_load_checks_the_models(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match=r"teacher\.onnx was damaged or exchanged"):
         load(folder)
     model.unlink()
-    with pytest.raises(AgentError, match="'models/teacher.onnx', which is not in"):
+    with pytest.raises(AgentError, match=r"'models/teacher\.onnx', which is not in"):
         load(folder)
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 def agent(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgekd.agent", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_outputs(
     assert list(teacher) == ["logits"]
     np.testing.assert_allclose(teacher["logits"], product, rtol=0, atol=1e-6)
     int8 = read_npz(whole[1] / measurement["variants"]["int8"]["outputs"][split])["logits"]
-    np.testing.assert_array_equal(np.abs(int8 - product) < 0.5, True)
+    np.testing.assert_array_equal(np.abs(int8 - product) < 0.6, True)
 
 
 def test_what_failed_is_kept_apart(measurement: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from edgekd.agent.power import measure_windows, rejection, run_window
@@ -64,7 +66,7 @@ def test_windows_alternate_and_idle_ones_lie_between(world: World) -> None:
         for group in (windows["idle"], *windows["active"].values())
         for window in group
     )
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 def test_rejected_windows_are_kept_and_repeated_twice_at_most(world: World) -> None:

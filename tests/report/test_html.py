@@ -97,7 +97,7 @@ def test_the_verdict_comes_first_and_the_figures_are_the_reports(run: Path) -> N
         "97.54 to 99.09 %",
         "30.0 kB",
         "drop 0.50 pp [0.02, 0.98] <= 1 pp",
-        "layers: 9 int8, 2 float32",
+        "computing layers: 9 int8, 2 float32",
         "pending: run the bundle".capitalize(),
         "Energy not measured: no readable RAPL domain",
         "edgekd pipeline digits --device cpu",

@@ -219,7 +219,7 @@ def test_int8_that_does_not_run_as_integers_is_said_and_not_recommended() -> Non
     }
     found = verdict(device(variants, [pair("int8", "pruned", 1.5)]), max_drop_pp=1.0)
     assert found["recommended"] == "pruned"
-    assert found["candidates"][1]["reason"] == "does not run as integers on this device (layers: 11 float32)"
+    assert found["candidates"][1]["reason"] == "does not run as integers on this device (computing layers: 11 float32)"
     variants["int8"]["precision"] = {"int8": 9, "float32": 2}
     assert verdict(device(variants, [pair("int8", "pruned", 1.5)]), max_drop_pp=1.0)["recommended"] == "int8"
 

@@ -158,8 +158,8 @@
 
   function curve(stage) {
     const kept = report.stages.find((s) => s.name === stage).facts.curves;
-    const series = Object.entries(kept).filter(([name, values]) => name !== "epoch" && values && values.length);
-    const isShare = (name) => /accuracy|agreement/.test(name);
+    const series = Object.entries(kept).filter(([name, values]) => !["epoch", "learning_rate"].includes(name) && values && values.length);
+    const isShare = (name) => /accuracy|agreement|^validation$/.test(name); // "validation" is the task's score
     const both = series.some(([name]) => isShare(name)) && series.some(([name]) => !isShare(name));
     const label = ({ dataset, raw }) => `${dataset.label} ${isShare(dataset.label) ? percent(raw.y) : digits(raw.y)}`;
     return {
