@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -48,6 +49,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         _emit(event="error", message="interrupted")
         return 130
+    except BrokenPipeError:
+        # Whoever listened is gone, and nobody else wants the rest. Python must not fail once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

@@ -74,7 +74,7 @@ def work(task: Dict[str, Any], report: Report) -> Dict[str, Any]:
     gc.disable()
     warmups = []
     for name, call in zip(columns, calls):
-        report(name, "%s: warm-up" % name)
+        report(name.replace(CONTROL, ""), "%s: warm-up" % name)
         warmups.append(warm_up(call, job.method.warmup_seconds / len(columns), job.method.calls))
     plan = make_plan([warmup.p50_ns for warmup in warmups], job.method)
     arrays = measure_rounds(calls, plan, job.method.settling_calls, random, lambda text: report("", text))

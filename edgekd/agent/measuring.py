@@ -178,6 +178,7 @@ def _latency(bench: Bench) -> Tuple[Optional[Dict[str, Any]], Optional[str]]:
         try:
             return _latency_of(bench, [*names, "%s%s" % (repeated, CONTROL)]), None
         except ChildError as error:
+            shutil.rmtree(str(bench.out_dir / "samples"), ignore_errors=True)  # processes that belong to no result
             if error.variant not in names:
                 return None, str(error)
             bench.fail(error)

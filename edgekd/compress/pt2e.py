@@ -28,7 +28,7 @@ def _quiet_loggers(names: tuple[str, ...]) -> Iterator[None]:
 
 
 with _quiet_loggers(_IMPORT_CHATTER):
-    from torchao.quantization.pt2e import ObserverBase
+    from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, ObserverBase
     from torchao.quantization.pt2e.observer import MinMaxObserver, PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import (
@@ -41,6 +41,7 @@ with _quiet_loggers(_IMPORT_CHATTER):
     )
 
 __all__ = [
+    "DerivedObserverOrFakeQuantize",
     "DerivedQuantizationSpec",
     "MinMaxObserver",
     "ObserverBase",

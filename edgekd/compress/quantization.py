@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekd.compress.pt2e import MinMaxObserver, PerChannelMinMaxObserver, convert_pt2e, prepare_pt2e
-from edgekd.compress.quantizer import LAYERS, SchemeQuantizer, layer_name
+from edgekd.compress.pt2e import (
+    DerivedObserverOrFakeQuantize,
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+    convert_pt2e,
+    prepare_pt2e,
+)
+from edgekd.compress.quantizer import BIAS_LIMIT, LAYERS, SchemeQuantizer, layer_name
 from edgekd.device import Scheme
 from edgekd.errors import StageError
 from edgekd.graph.capture import capture, quiet_pytrees
@@ -30,7 +37,7 @@ def prepare(model: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> Gr
     Raises:
         StageError: there is no convolution and no linear layer, or the network cannot be exported.
     """
-    graph: GraphModule = capture(model, example).module(check_guards=False)  # type: ignore[assignment]
+    graph: GraphModule = capture(model, example).module(check_guards=False)
     if not quantized_layers(graph):
         called = sorted({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
         raise StageError(
@@ -71,28 +78,35 @@ def calibrate(prepared: GraphModule, batches: Iterable[Tensor | tuple[Tensor, ..
             count += 1
     if not count:
         raise StageError("no calibration data: quantization needs real inputs to learn the ranges from")
-    for name, observer in _observers(prepared):
-        if not bool(torch.isfinite(observer.min_val).all() and torch.isfinite(observer.max_val).all()):
-            raise StageError(
-                f"calibration saw NaN or infinity at {name}: a weight of the network or an input is not finite"
-            )
-        _widen(observer)
+    for name, module in prepared.named_modules():
+        if isinstance(module, MinMaxObserver | PerChannelMinMaxObserver):
+            if not bool(torch.isfinite(module.min_val).all() and torch.isfinite(module.max_val).all()):
+                raise StageError(f"calibration saw NaN or infinity at {name}: a weight or an input is not finite")
+            _widen_zeros(module)
+    _fit_biases(prepared)
 
 
-def _observers(prepared: GraphModule) -> list[tuple[str, MinMaxObserver | PerChannelMinMaxObserver]]:
-    kinds = (MinMaxObserver, PerChannelMinMaxObserver)
-    return [(name, module) for name, module in prepared.named_modules() if isinstance(module, kinds)]
-
-
-def _widen(observer: MinMaxObserver | PerChannelMinMaxObserver) -> None:
-    """Give a range to what is always zero: the int32 bias is divided by its scale, and would overflow with one near zero."""
-    magnitude = torch.maximum(observer.max_val, -observer.min_val)
-    largest = float(magnitude.max())
+def _widen_zeros(observer: MinMaxObserver | PerChannelMinMaxObserver) -> None:
+    """Give a range to what is always zero, a dead channel or input: kernels divide by its scale."""
+    largest = float(torch.maximum(observer.max_val, -observer.min_val).max())
     observer.max_val.clamp_(min=largest * _SMALLEST_CHANNEL if largest > 0 else 1.0)
 
 
+def _fit_biases(prepared: GraphModule) -> None:
+    """Widen the range of weight channels so small that their bias, an integer in their scale, would overflow."""
+    modules = dict(prepared.named_modules())
+    for node in prepared.graph.nodes:
+        observer = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(observer, DerivedObserverOrFakeQuantize):
+            activation, weight = observer.obs_or_fqs
+            bias = attrgetter(node.args[0].target)(prepared).detach().abs()
+            scale, _ = activation.calculate_qparams()
+            needed = bias / (scale * BIAS_LIMIT) * weight.quant_max
+            weight.max_val.copy_(torch.maximum(weight.max_val, needed if weight.max_val.dim() else needed.max()))
+
+
 def convert(prepared: GraphModule) -> GraphModule:
-    """Return a calibrated graph with integer weights and quantize and dequantize operators; the given one stays as it is."""
+    """Return a copy of a calibrated graph with integer weights and with quantize and dequantize operators."""
     with quiet_pytrees():
         own = copy.deepcopy(prepared)
     converted: GraphModule = convert_pt2e(own)

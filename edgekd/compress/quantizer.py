@@ -73,7 +73,7 @@ _WEIGHT_LIMIT = 127
 _REDUCED_WEIGHT_LIMIT = 64
 """The largest weight for which the sum of two products with 8-bit activations fits 16 bits: 2 * 255 * 64 < 2**15."""
 
-_BIAS_LIMIT = 2**30
+BIAS_LIMIT = 2**30
 """Biases are clamped as floats, and the float next to 2**31 - 1 would overflow int32."""
 
 
@@ -198,8 +198,8 @@ def _bias_spec(source: EdgeOrNode, weight: EdgeOrNode, *, per_channel: bool) -> 
         derived_from=[source, weight],
         derive_qparams_fn=_product_scale,
         dtype=torch.int32,
-        quant_min=-_BIAS_LIMIT,
-        quant_max=_BIAS_LIMIT,
+        quant_min=-BIAS_LIMIT,
+        quant_max=BIAS_LIMIT,
         qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
         ch_axis=0 if per_channel else None,
     )

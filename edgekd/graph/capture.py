@@ -30,9 +30,9 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
         with torch.no_grad(), evaluating(model), quiet_pytrees():
             return torch.export.export(model, several, dynamic_shapes=shapes)
     except (RuntimeError, ValueError, AssertionError, torch._dynamo.exc.UserError) as error:
-        reason = str(error).strip().splitlines()
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise StageError(
-            f"{type(model).__name__} cannot be captured as a graph for any batch size: {reason[0] if reason else error!r}"
+            f"{type(model).__name__} cannot be captured as a graph for any batch size: {reason}"
         ) from error
 
 

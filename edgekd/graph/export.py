@@ -129,8 +129,8 @@ def _fit_opset(proto: ModelProto, max_opset: int) -> ModelProto:
         onnx.checker.check_model(proto, full_check=True)
     except (RuntimeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise StageError(
-            f"the network needs ONNX opset {opset} and cannot be written in opset {max_opset}, the newest that the device "
-            f"reads (max_opset of its profile): {_first_line(error)}"
+            f"the network needs ONNX opset {opset} and cannot be written in opset {max_opset}, the newest that the "
+            f"device reads (max_opset of its profile): {_first_line(error)}"
         ) from error
     if find_opset(proto) > max_opset:
         raise StageError(

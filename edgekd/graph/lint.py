@@ -63,6 +63,7 @@ def inspect(path: Path) -> GraphFacts:
     Raises:
         UsageError: there is no such file, it is not an ONNX file, it is truncated, or its external data are missing.
     """
+    external = _external_files(path, _parse(path))
     proto = read(path)
     graph = proto.graph
     counted = Counter(node.op_type for node in graph.node)
@@ -77,7 +78,7 @@ def inspect(path: Path) -> GraphFacts:
         nodes=dict(sorted(counted.items())),
         layers=sum(counted[name] for name in LAYER_OPERATORS),
         quantized_layers=quantized,
-        size_bytes=path.stat().st_size + sum(file.stat().st_size for file in _external_files(path, proto)),
+        size_bytes=path.stat().st_size + sum(file.stat().st_size for file in external),
         nonfinite=tuple(nonfinite_tensors(proto)),
         metadata={entry.key: entry.value for entry in proto.metadata_props},
     )
@@ -89,6 +90,20 @@ def read(path: Path) -> ModelProto:
     Raises:
         UsageError: as `inspect`.
     """
+    _external_files(path, _parse(path))
+    try:
+        onnx.checker.check_model(str(path))
+        return onnx.load(path)
+    except (onnx.checker.ValidationError, ValueError, OSError) as error:
+        raise UsageError(f"{path}: not a valid ONNX model: {_first_line(error)}") from error
+
+
+def _parse(path: Path) -> ModelProto:
+    """Return what a file holds without the weights that lie in other files.
+
+    Raises:
+        UsageError: it is not an ONNX file.
+    """
     if not path.is_file():
         raise UsageError(f"{path}: {'a directory, not an ONNX file' if path.is_dir() else 'there is no such file'}")
     if not path.stat().st_size:
@@ -99,12 +114,7 @@ def read(path: Path) -> ModelProto:
         raise UsageError(f"{path}: not an ONNX file, or a truncated one ({error})") from error
     if not bare.ir_version or not bare.opset_import or not bare.graph.node:
         raise UsageError(f"{path}: not an ONNX file: it holds no graph")
-    _external_files(path, bare)
-    try:
-        onnx.checker.check_model(str(path))
-        return onnx.load(path)
-    except (onnx.checker.ValidationError, ValueError, OSError) as error:
-        raise UsageError(f"{path}: not a valid ONNX model: {_first_line(error)}") from error
+    return bare
 
 
 def find_opset(proto: ModelProto) -> int:

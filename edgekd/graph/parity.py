@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, log10
+from math import inf, isfinite, log10
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +45,12 @@ class Tolerance:
 FLOAT_TOLERANCE = Tolerance(min_sqnr_db=60.0, min_top1_agreement=0.999, max_relative=1e-3)
 """Float kernels sum in another order and fold BatchNorm: about 1e-6 relative each, 100 dB and more in practice."""
 
-INT8_TOLERANCE = Tolerance(min_sqnr_db=25.0, min_top1_agreement=0.98, max_relative=None)
+INT8_TOLERANCE = Tolerance(min_sqnr_db=30.0, min_top1_agreement=0.98, max_relative=None)
 """Integer kernels multiply by a combined scale where torch divides, so a value on the edge between two integers can go
 either way, and every layer after it sees one step more or less. One step of one value is no error, so no single
-difference is gated. Measured: 60 dB and more where biases stay float, 140 dB where they are integers too; a processor
-without VNNI that saturates 16-bit sums falls below 25 dB, and that is the failure to catch (`reduce_range` prevents it)."""
+difference is gated. Small networks measure 58 dB and more where biases stay float, 140 dB where they are integers too.
+What this is meant to catch: a misread graph, and x86 processors without VNNI, whose 16-bit sums saturate when weights
+use all 8 bits (`reduce_range` of the scheme)."""
 
 
 def run_onnx(path: Path, inputs: Arrays, batch: int) -> dict[str, NDArray[np.generic]]:
@@ -125,4 +126,4 @@ def _compare(name: str, reference: NDArray[np.generic], actual: NDArray[np.gener
 def _decibels(signal: float, noise: float) -> float:
     if noise == 0:
         return inf
-    return 10 * log10(signal / noise) if signal > 0 else -inf
+    return 10 * log10(signal / noise) if signal > 0 and isfinite(noise) else -inf

@@ -1,10 +1,14 @@
-"""Checkpoints: all that a training needs to go on bit for bit; a kill leaves the old one or the new."""
+"""Checkpoints: all that a training needs to go on bit for bit. A kill at any moment leaves the old one or the new."""
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import io
+import logging
 import os
 import pickle
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +17,73 @@ import torch
 from edgekd.artifact import CHECKPOINT
 
 FILE = "training.pt"
+SCHEMA = 1
+SECONDS_BETWEEN = 2.0
+LARGEST_SHARE = 0.02
+"""Of the time that goes into writing checkpoints."""
+DIGEST_BYTES = 32
+
+
+class Writer:
+    """Writes checkpoints into a partial artifact, now and then.
+
+    Args:
+        out: the partial artifact; the checkpoint's folder in it is removed with the end of the work.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._due = time.monotonic() + SECONDS_BETWEEN
+
+    def offer(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Write the state if it is time to: every two seconds, less often where writing takes long."""
+        started = time.monotonic()
+        if started < self._due:
+            return
+        save(self._out, state())
+        ended = time.monotonic()
+        self._due = ended + max(SECONDS_BETWEEN, (ended - started) / LARGEST_SHARE)
 
 
 def save(out: Path, state: dict[str, Any]) -> None:
-    """Write the state into the partial artifact's checkpoint folder."""
+    """Write a state (tensors and plain values) into the partial artifact's checkpoint folder, atomically."""
     folder = out / CHECKPOINT
     folder.mkdir(exist_ok=True)
+    content = io.BytesIO()
+    torch.save({"schema": SCHEMA, **state}, content)
     temporary = folder / f".{FILE}.{os.getpid()}"
-    torch.save(state, temporary)
+    with temporary.open("wb") as file:
+        file.write(hashlib.sha256(content.getbuffer()).digest())
+        file.write(content.getbuffer())
     temporary.replace(folder / FILE)
 
 
 def load(out: Path) -> dict[str, Any] | None:
-    """Return the state that `save` wrote, or None; one that cannot be read counts as absent (training starts anew)."""
-    path = out / CHECKPOINT / FILE
+    """Return the state that `save` wrote, its tensors on the CPU, or None.
+
+    One that is damaged or of another version counts as absent: it is removed, with a warning, and training starts anew.
+    What an interrupted write left behind is removed too.
+    """
+    folder = out / CHECKPOINT
+    for left in folder.glob(f".{FILE}.*"):
+        left.unlink(missing_ok=True)
+    path = folder / FILE
     if not path.is_file():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
-        path.unlink()
+        content = path.read_bytes()
+        if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
+            raise ValueError("its checksum does not fit")
+        state: dict[str, Any] = torch.load(io.BytesIO(content[DIGEST_BYTES:]), map_location="cpu", weights_only=True)
+        if state["schema"] != SCHEMA:
+            raise ValueError(f"it is of version {state['schema']}, this is version {SCHEMA}")
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        logging.getLogger(__name__).warning("the checkpoint %s cannot be used: %s; training starts anew", path, error)
+        path.unlink(missing_ok=True)
         return None
     return state
 
 
-def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def copy_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return a copy of a module's state."""
-    return copy.deepcopy(model.state_dict())
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgekd.agent.children import ChildError, run_child
 from edgekd.agent.errors import AgentError
 from edgekd.agent.files import read_npz, sha256
 from edgekd.agent.job import Method
 from edgekd.agent.measuring import measure
 
+from .command import agent
 from .networks import TINY, linear, quantized, samples, undefined, weights, write_job
-
-ROOT = Path(__file__).parents[2]
-
-
-def agent(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgekd.agent", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +198,50 @@ def test_only_timing_without_a_reference(tmp_path: Path) -> None:
     assert told["energy"]["reason"] == "energy measurement is switched off (power meter: none)"
 
 
+def test_energy_is_listed_with_its_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def child(task: dict[str, Any], *rest: Any) -> dict[str, Any]:
+        if task["kind"] != "energy":
+            return run_child(task, *rest)
+        assert (task["meter"], task["columns"]) == ("rapl", ["teacher"])
+        Path(task["windows"]).write_text("{}")
+        return {"scope": "package-0", "floor_j": 0.01}
+
+    monkeypatch.setattr("edgekd.agent.measuring.run_child", child)
+    monkeypatch.setattr("edgekd.agent.measuring.meters.find", lambda _: ("rapl", object(), None))
+    method = Method(**{**vars(TINY), "processes": 1, "throughput_seconds": 0})
+    job = write_job(tmp_path / "job", {"teacher": linear(tmp_path / "job/models/t.onnx")}, inputs={}, method=method)
+    told = measure(job, tmp_path / "out", lambda *_: None)
+    assert told["energy"] == {
+        "meter": "rapl",
+        "reason": None,
+        "scope": "package-0",
+        "floor_j": 0.01,
+        "windows": "samples/energy.json",
+    }
+    assert "samples/energy.json" in told["files"]
+
+
+def test_a_variant_that_fails_under_the_clock_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def fail(task: dict[str, Any], *rest: Any) -> dict[str, Any]:
+        if task["kind"] == "latency":
+            started.append(task["columns"])
+            if "int8" in task["columns"] and task["process"] == 1:
+                raise ChildError("latency of int8: the process was killed by SIGKILL", "int8")
+        return run_child(task, *rest)
+
+    monkeypatch.setattr("edgekd.agent.measuring.run_child", fail)
+    models = {"teacher": linear(tmp_path / "job/models/t.onnx"), "int8": quantized(tmp_path / "job/models/q.onnx")}
+    told = measure(write_job(tmp_path / "job", models, inputs={}), tmp_path / "out", lambda *_: None)
+    assert told["variants"]["int8"]["error"] == "latency of int8: the process was killed by SIGKILL"
+    assert told["variants"]["teacher"]["error"] is None
+    assert started == [["teacher", "int8", "teacher#control"]] * 2 + [["teacher", "teacher#control"]] * 2
+    assert told["latency"]["columns"] == ["teacher", "teacher#control"]
+    assert sorted(told["files"]) == ["samples/0.npz", "samples/1.npz"]
+    assert "latency_ns_2" not in read_npz(tmp_path / "out/samples/0.npz")
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -222,47 +257,3 @@ def test_a_job_that_cannot_be_done_is_refused(tmp_path: Path, fields: dict[str, 
     with pytest.raises(AgentError, match=message):
         measure(job, tmp_path / "out", lambda *_: None)
     assert not list((tmp_path / "out").rglob("*"))
-
-
-def test_a_used_folder_is_refused(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", {"teacher": linear(tmp_path / "job/models/t.onnx")})
-    ran = agent("run", job, tmp_path / "job")
-    assert ran.returncode == 1
-    event = json.loads(ran.stdout)
-    assert event["event"] == "error"
-    assert "is not empty; name a new folder" in event["message"]
-    assert "Traceback" not in ran.stderr
-
-
-def test_an_interrupted_agent_leaves_no_process(tmp_path: Path) -> None:
-    """SIGTERM is answered in order; after SIGKILL the kernel ends the children."""
-    method = Method(**{**vars(TINY), "seconds": 600.0})
-    job = write_job(tmp_path / "job", {"teacher": linear(tmp_path / "job/models/t.onnx")}, method=method)
-    for number, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        out = tmp_path / f"out{number}"
-        command = [sys.executable, "-m", "edgekd.agent", "run", str(job), str(out)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
-            assert running.stdout is not None
-            for line in running.stdout:
-                if json.loads(line)["phase"] == "latency":
-                    break
-            children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-            assert len(children) == 1
-            running.send_signal(number)
-            rest = running.stdout.read()
-        assert running.returncode == code
-        if number == signal.SIGTERM:
-            assert json.loads(rest.splitlines()[-1]) == {"event": "error", "message": "interrupted"}
-        deadline = time.monotonic() + 20
-        while alive(children[0]) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not alive(children[0])
-        assert not (out / "measurement.json").exists()
-
-
-def alive(pid: str) -> bool:
-    """Return whether a process runs; one that ended may still wait for its parent as a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from edgekd.agent.power import measure_windows, rejection, run_window
+from edgekd.agent.job import load
+from edgekd.agent.power import measure_windows, rejection, run_window, work
+
+from .networks import linear, undefined, write_job
 
 
 class World:
@@ -98,3 +104,33 @@ def test_rejected_windows_are_kept_and_repeated_twice_at_most(world: World) -> N
 def test_rejection(joules: float, end_s: float, reason: str | None) -> None:
     window = {"start_ns": 0, "end_ns": int(end_s * 1e9), "joules": joules, "inferences": 3}
     assert rejection(window, 10.0, {}, {}) == reason
+
+
+def test_the_task_measures_real_sessions_and_writes_the_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ticking(World):
+        def read(self) -> tuple[int, ...]:
+            self.energy_uj += 1_000_000
+            return (self.energy_uj,)
+
+    monkeypatch.setattr("edgekd.agent.power.find", lambda _: ("rapl", Ticking(), None))
+    monkeypatch.setattr("edgekd.agent.power.gc", SimpleNamespace(collect=int, disable=int))
+    job_dir = write_job(
+        tmp_path, {"teacher": linear(tmp_path / "models/t.onnx"), "nan": undefined(tmp_path / "models/n.onnx")}
+    )
+    task = {
+        "job": load(job_dir).to_json(),
+        "job_dir": str(job_dir),
+        "columns": ["teacher", "nan"],
+        "meter": "rapl",
+        "windows": str(tmp_path / "samples/energy.json"),
+    }
+    assert work(task, lambda *_: None) == {"scope": "package-0", "floor_j": 0.0}
+    windows = json.loads((tmp_path / "samples/energy.json").read_text())
+    assert [len(windows["active"][name]) for name in ("teacher", "nan")] == [5, 5]
+    assert len(windows["idle"]) == 6
+    for window in windows["active"]["nan"]:
+        assert window["joules"] == 1.0
+        assert window["inferences"] > 0
+        assert window["end_ns"] - window["start_ns"] >= 200_000_000

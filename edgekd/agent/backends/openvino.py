@@ -6,7 +6,7 @@ or AMX, OpenVINO would otherwise compute a float32 model in bfloat16 without say
 model stay int8).
 
 A timed model is compiled for the very shape that is timed, which is this runtime's fast path, and called with pre-bound
-tensors and `share_outputs=True`: the interval is then about 6 us longer than the runtime's own `InferRequest.latency`.
+tensors and `share_outputs=True`: the interval is then 3 - 6 us longer than the runtime's own `InferRequest.latency`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,75 @@
+"""What a training runs on: the processor, its precision, its memory layout and its random numbers."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from edgekd.agent.environment import isa
+from edgekd.errors import StageError
+from edgekd.stage import threads
+
+
+def accelerate(compute: str, precision: str) -> Accelerator:
+    """Return the engine for a kind of processor and a precision ("auto" asks the processor).
+
+    Raises:
+        StageError: CUDA was asked for and is not there.
+    """
+    if compute == "cuda" and not torch.cuda.is_available():
+        raise StageError("compute: cuda was asked for, but torch finds no CUDA device; use --set compute=cpu")
+    if precision == "auto":
+        has = torch.cuda.is_bf16_supported() if compute == "cuda" else isa().get("bf16", False)
+        precision = "bf16" if has else "fp32"
+    torch.set_num_threads(threads())
+    # Accelerate keeps one precision for a process; each training of a run has its own.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=compute == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """Return the precision that convolutions and matrix products run in, "fp32" or "bf16"."""
+    return "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+
+
+def fastest_layout(model: nn.Module, sample: Tensor) -> torch.memory_format:
+    """Return the memory layout to run a network in: channels last where it takes images and works with that.
+
+    Args:
+        model: on the CPU; only its mode may change, to evaluation.
+        sample: inputs (B, ...). A network that flattens with `view` fails on images with their channels last.
+    """
+    if sample.ndim != 4:
+        return torch.contiguous_format
+    try:
+        with torch.no_grad():
+            model.eval()(sample.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def place(model: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:
+    """Move a model to a device, its weights in a memory layout."""
+    moved: nn.Module = model.to(device, memory_format=layout)  # type: ignore[call-overload] # torch's stubs lack it
+    return moved
+
+
+def seed_everything(seed: int, device: torch.device) -> None:
+    """Seed every global random number generator that a network may draw from; 0 <= seed < 2**32."""
+    random.seed(seed)
+    np.random.seed(seed)
+    # torch.manual_seed also walks through the backends that are not in use, which takes a hundred times as long.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+
+
+def mixed(*parts: int) -> int:
+    """Return a seed determined by several integers, well mixed."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint32)[0])
