@@ -1,9 +1,9 @@
 """Our int8 against ONNX Runtime's quantizer and NNCF: latency, accuracy and bytes, on two runtimes.
 
-Each network is trained here, briefly; every tool gets the same float ONNX file (ours: the same weights in torch), the same
-512 training images, and the settings that its manual gives for x86: ONNX Runtime `quant_pre_process` and `quantize_static`
-with u8 activations, s8 weights per channel, QDQ; NNCF its defaults, and once without bias correction. Our own
-agent times all files interleaved in one pinned process, and runs them over the 10,000 test images on the same runtime.
+Each network is trained here, briefly. Every tool gets the same float ONNX file (ours: the same weights in torch), the
+same 512 training images, and the settings that its manual gives for x86: ONNX Runtime `quant_pre_process` and
+`quantize_static` with u8 activations, s8 weights per channel, QDQ; NNCF its defaults, and once without bias correction.
+Our own agent times all files interleaved in one pinned process, and runs them over the 10,000 test images.
 
 The claims, per network and runtime: our latency over the best other's has an interval that reaches 1.03 or below, our
 accuracy is at most 0.1 points below the best other's, our file at most 1.1 times the smallest other's. Exit code 1
@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,12 @@ def write_files(model: nn.Module, images: NDArray[np.float32], folder: Path) -> 
     """Write the float network and everybody's int8, and return the files by name."""
     files = {name: folder / f"{name}.onnx" for name in ("float", OURS, *OTHERS)}
     example = (torch.from_numpy(images[:2]),)
-    names = {"input_names": ["input"], "output_names": ["logits"], "metadata": {}, "max_opset": 20}
-    export_onnx(model, example, files["float"], quantized_layers=None, **names)
+    export = partial(export_onnx, input_names=["input"], output_names=["logits"], metadata={}, max_opset=20)
+    export(model, example, files["float"], quantized_layers=None)
     prepared = quantization.prepare(model, example, scheme(Quantization()))
     quantization.calibrate(prepared, torch.from_numpy(images).split(64))
     layers = len(quantization.quantized_layers(prepared))
-    export_onnx(quantization.convert(prepared), example, files[OURS], quantized_layers=layers, **names)
+    export(quantization.convert(prepared), example, files[OURS], quantized_layers=layers)
 
     quant_pre_process(files["float"], folder / "preprocessed.onnx")
     quantize_static(
@@ -238,7 +239,7 @@ def main() -> None:
         work = chosen.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         for name in chosen.networks:
-            data = datasets.load(NETWORKS[name].data, data_dir=chosen.data_dir)
+            data = datasets.load(NETWORKS[name].data, validation=5000, data_dir=chosen.data_dir)
             images = data.train.inputs[:CALIBRATION_SAMPLES]
             folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=work))
             files = write_files(trained(name, data, work), images, folder)

@@ -182,6 +182,7 @@ def build(
             return found, True
         partial = store.root / "partial" / name
         try:
+            partial.mkdir(exist_ok=True)
             _clear(partial)
             started = time.monotonic()
             facts = work(partial)
@@ -191,7 +192,9 @@ def build(
             target = store.root / "artifacts" / name
             partial.replace(target)
         except OSError as error:
-            raise _storage_error(store, stage, error) from error
+            raise storage_error(stage, f"the store {store.root}", error) from error
+        finally:
+            _discard(partial)
     return read(target), False
 
 
@@ -232,10 +235,15 @@ def _files(path: Path) -> list[str]:
 
 def _clear(partial: Path) -> None:
     """Empty a partial folder of all but its checkpoint."""
-    partial.mkdir(exist_ok=True)
     for entry in partial.iterdir():
         if entry.name != CHECKPOINT:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _discard(partial: Path) -> None:
+    """Remove what failed work left; a checkpoint stays for the next run."""
+    if partial.is_dir() and not (partial / CHECKPOINT).is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _set_aside(store: Store, path: Path, problem: str) -> None:
@@ -254,11 +262,10 @@ def _mark_used(path: Path) -> None:
             raise
 
 
-def _storage_error(store: Store, stage: str, error: OSError) -> Exception:
+def storage_error(what: str, where: str, error: OSError) -> Exception:
+    """Return the error to tell for a failed write: a full or closed disk is no bug; other errors are as they were."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StageError(
-            f"{stage}: no space left in the store {store.root}; free some (edgekd cache gc), then run again"
-        )
+        return StageError(f"{what}: no space left in {where}; free some (edgekd cache gc), then run again")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return StageError(f"{stage}: the store {store.root} cannot be written: {error.strerror}")
+        return StageError(f"{what}: {error.filename or where}: {error.strerror}")
     return error

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import onnx
+from google.protobuf.message import EncodeError
 
 from edgekd import artifact, rundir
 from edgekd import data as datasets
 from edgekd import device as profiles
-from edgekd.dispatch import job, local
+from edgekd.dispatch import measurement
 from edgekd.errors import UsageError
-from edgekd.graph.lint import GraphFacts, inspect
+from edgekd.graph.lint import GraphFacts, Port, inspect, read
 from edgekd.options import Data as DataOptions
 from edgekd.pipeline import Result, Show
-from edgekd.plan import runtime_problems
 from edgekd.recipe import Gates, Recipe
 from edgekd.report import build
 from edgekd.stages.measure import Options as Measuring
 
 RANDOM_SEED = 0
 REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class _Feeds:
+    """What the files are fed with.
+
+    Args:
+        latency: the batch that is timed, by input name.
+        splits: evaluation inputs by split and input name; empty where the inputs are random.
+        labels: by split.
+        task: what the labels are for.
+    """
+
+    latency: Mapping[str, np.ndarray]
+    splits: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    task: str = "classification"
 
 
 def bench(
@@ -55,46 +72,35 @@ def bench(
     """
     show = show or Show()
     started = datetime.now(UTC)
-    files = _named(models, against)
-    facts = {name: inspect(path) for name, path in files.items()}
-    profile, name = profiles.load_device(device), profiles.device_name(device)
-    problems = [*_input_problems(facts), *runtime_problems({name: profile})]
-    if problems:
-        raise UsageError("\n".join(problems))
     measuring = measuring or Measuring()
-    splits, labels, latency = _inputs(next(iter(facts.values())), data, data_dir, measuring.batch_size)
+    files = _named(models, against)
+    devices = profiles.load_devices([device])
+    ((name, profile),) = devices.items()
+    if out is not None:
+        rundir.check_target(Path(out))
+    facts = _inspected(files, measuring.batch_size, list(profiles.problems(devices)))
+    feeds = _feeds(next(iter(facts.values())), data, data_dir, measuring.batch_size)
     opened = artifact.open_store(store or artifact.default_root(), show.say)
     run_id = rundir.new_id("bench", started)
     target = Path(out) if out is not None else opened.root / "runs" / run_id
-    rundir.check_target(target)
-    with rundir.replacing(target) as folder, tempfile.TemporaryDirectory(prefix="edgekd-job-") as temporary:
-        (folder / "models").mkdir()
-        copies = {variant: folder / "models" / f"{variant}.onnx" for variant in files}
-        for variant, path in files.items():
-            shutil.copyfile(path, copies[variant])
-        job.write(
-            Path(temporary) / "job",
-            name=name, device=profile, models=copies, reference=REFERENCE if against else None,
-            splits=splits, latency=latency, options=measuring,
+    reference = REFERENCE if against is not None else None
+    with rundir.replacing(target) as folder:
+        copies = _copies(folder, files, facts)
+        error = measurement.take(
+            folder / "measurements" / name,
+            name=name, device=profile, models=copies, reference=reference,
+            splits=feeds.splits, latency=feeds.latency, options=measuring, progress=show.working(f"measure[{name}]"),
         )  # fmt: skip
-        error = None
-        try:
-            local.measure(
-                Path(temporary) / "job", folder / "measurements" / name,
-                timeout_s=measuring.timeout_minutes * 60, progress=show.working(f"measure[{name}]"),
-            )  # fmt: skip
-        except local.MeasurementError as failed:
-            error = {"kind": "failed", "message": str(failed)}
-        if labels:
-            rundir.write_labels(folder, labels)
+        if feeds.labels:
+            rundir.write_labels(folder, feeds.labels)
         content = {
             "schema": rundir.SCHEMA,
             "kind": "bench",
             "recipe": None,
             "run_id": run_id,
-            "task": "classification",
+            "task": feeds.task,
             "inputs": "data" if data else "random",
-            "reference": REFERENCE if against else None,
+            "reference": reference,
             "gates": gates.model_dump(exclude_none=True, exclude_defaults=True) if gates else {},
             "variants": {key: {"parameters": found.parameters, "macs": found.macs} for key, found in facts.items()},
             "devices": {name: {
@@ -117,7 +123,7 @@ def _named(models: Sequence[Path | str], against: Path | str | None) -> dict[str
         raise UsageError("no model was named: edgekd bench MODEL.onnx...")
     files = {REFERENCE: Path(against)} if against is not None else {}
     for model in map(Path, models):
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", model.stem).strip("_.") or "model"
+        stem = rundir.plain(model.stem)
         name, count = stem, 2
         while name in files:
             name, count = f"{stem}-{count}", count + 1
@@ -125,57 +131,120 @@ def _named(models: Sequence[Path | str], against: Path | str | None) -> dict[str
     return files
 
 
+def _inspected(files: Mapping[str, Path], batch: int, problems: list[str]) -> dict[str, GraphFacts]:
+    """Return what is in the files.
+
+    Args:
+        problems: what else is wrong; all is told together.
+
+    Raises:
+        UsageError: a file is no ONNX file, holds NaN, takes other batches, or is not fed as the first one is.
+    """
+    found: dict[str, GraphFacts] = {}
+    for name, path in files.items():
+        try:
+            found[name] = inspect(path)
+        except UsageError as error:
+            problems.append(str(error))
+    for name, facts in found.items():
+        problems += [f"{files[name]}: {problem}" for problem in _problems(facts, batch)]
+    problems += _input_problems(found)
+    if problems:
+        raise UsageError("\n".join(problems))
+    return found
+
+
+def _problems(facts: GraphFacts, batch: int) -> Iterator[str]:
+    """Yield why a network cannot be measured."""
+    if facts.nonfinite:
+        yield f"weights hold NaN or infinity ({', '.join(facts.nonfinite[:3])}): its answers would be none"
+    if not facts.inputs:
+        yield "it has no inputs"
+    for one in facts.inputs:
+        if one.shape and isinstance(one.shape[0], int) and one.shape[0] != batch:
+            yield f"input {one.name} {list(one.shape)} takes {one.shape[0]} samples: --batch-size {one.shape[0]}"
+
+
 def _input_problems(facts: Mapping[str, GraphFacts]) -> list[str]:
     """Return why the files cannot be fed with the same inputs."""
-    first_name, first = next(iter(facts.items()))
-    wanted = {one.name: (one.shape[1:], one.dtype) for one in first.inputs}
+    signatures = {name: {one.name: (_fixed(one), one.dtype) for one in found.inputs} for name, found in facts.items()}
     return [
-        f"{name}: its inputs {_shown(found)} differ from those of {first_name}, {_shown(first)}; bench them one by one"
+        f"{name}: its inputs {_shown(found)} differ from those of {next(iter(facts))}, "
+        f"{_shown(next(iter(facts.values())))}; bench them one by one"
         for name, found in facts.items()
-        if {one.name: (one.shape[1:], one.dtype) for one in found.inputs} != wanted
+        if signatures[name] != next(iter(signatures.values()))
     ]
+
+
+def _fixed(port: Port) -> list[int | None]:
+    """Return the sizes of one sample, None where free: the names of free axes mean nothing."""
+    return [size if isinstance(size, int) else None for size in port.shape[1:]]
 
 
 def _shown(facts: GraphFacts) -> str:
     return ", ".join(f"{one.name} {one.dtype}{list(one.shape)}" for one in facts.inputs)
 
 
-def _inputs(
-    facts: GraphFacts, data: str | None, data_dir: Path | None, batch: int
-) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return evaluation inputs by split, labels by split, and the batch that is timed."""
+def _copies(folder: Path, files: Mapping[str, Path], facts: Mapping[str, GraphFacts]) -> dict[str, Path]:
+    """Copy the files into the run's folder, each with its weights in it."""
+    (folder / "models").mkdir()
+    copies = {name: folder / "models" / f"{name}.onnx" for name in files}
+    for name, path in files.items():
+        if facts[name].size_bytes == path.stat().st_size:
+            shutil.copyfile(path, copies[name])
+        else:  # some weights lie beside it
+            try:
+                onnx.save(read(path), copies[name])
+            except (ValueError, EncodeError) as error:
+                raise UsageError(f"{path}: with its external weights it is too large for one file: {error}") from error
+    return copies
+
+
+def _feeds(facts: GraphFacts, data: str | None, data_dir: Path | None, batch: int) -> _Feeds:
+    """Return the inputs that all files are fed with.
+
+    Raises:
+        UsageError: the data are not what the network takes.
+    """
     if data is None:
-        return {}, {}, random_inputs(facts, batch)
-    if len(facts.inputs) != 1:
-        raise UsageError(f"--data feeds models of one input; this one has {_shown(facts)}")
+        return _Feeds(random_inputs(facts, batch))
     recipe = Recipe.load(data) if data.endswith((".yaml", ".yml")) else None
     options, seed = (recipe.data, recipe.seed) if recipe else (DataOptions(source=data), 0)
     loaded = datasets.of_recipe(options, seed, data_dir)
-    feed = facts.inputs[0].name
-    shape = tuple(loaded.test.inputs.shape[1:])
-    if not all(
-        isinstance(a, str) or a is None or a == b for a, b in zip(facts.inputs[0].shape[1:], shape, strict=True)
-    ):
-        raise UsageError(f"--data {data} has samples of shape {list(shape)}; the model takes {_shown(facts)}")
-    splits = {name: {feed: getattr(loaded, name).inputs} for name in ("test", "validation")}
-    labels = {name: getattr(loaded, name).targets for name in ("test", "validation")}
-    return splits, labels, {feed: loaded.test.inputs[:batch]}
+    samples = loaded.test.inputs
+    port, shape = facts.inputs[0], list(samples.shape[1:])
+    fits = len(port.shape) == samples.ndim and all(
+        wanted in (None, given) for wanted, given in zip(_fixed(port), shape, strict=True)
+    )
+    if len(facts.inputs) != 1 or not fits or port.dtype != samples.dtype.name:
+        raise UsageError(f"--data {data} has samples {samples.dtype}{shape}; the model takes {_shown(facts)}")
+    if batch > len(samples):
+        raise UsageError(f"--batch-size {batch}: the test split of {data} has {len(samples)} samples")
+    splits = {"test": loaded.test, "validation": loaded.validation}
+    return _Feeds(
+        latency={port.name: samples[:batch]},
+        splits={name: {port.name: split.inputs} for name, split in splits.items()},
+        labels={name: split.targets for name, split in splits.items()},
+        task=recipe.task if recipe else "classification",
+    )
 
 
 def random_inputs(facts: GraphFacts, batch: int) -> dict[str, np.ndarray]:
     """Return one batch of random inputs, standard normal or small integers, by the model's input types.
 
     Raises:
-        UsageError: a dimension other than the first has no fixed size.
+        UsageError: a dimension other than the first has no fixed size, or the inputs are no numbers.
     """
     generator = np.random.default_rng(RANDOM_SEED)
     found = {}
     for one in facts.inputs:
-        shape = [batch if index == 0 and not isinstance(size, int) else size for index, size in enumerate(one.shape)]
+        shape = [batch if index == 0 and isinstance(size, str) else size for index, size in enumerate(one.shape)]
         sizes = [size for size in shape if isinstance(size, int)]
         if len(sizes) < len(shape):
             raise UsageError(f"input {one.name} has free dimensions {list(one.shape)}; give inputs of a size by --data")
         kind = np.dtype(one.dtype)
-        values = generator.integers(0, 2, sizes) if kind.kind in "iub" else generator.standard_normal(sizes)
+        if kind.kind not in "biuf":
+            raise UsageError(f"input {one.name} is {one.dtype}; random inputs are numbers: give real ones by --data")
+        values = generator.integers(0, 2, sizes) if kind.kind in "biu" else generator.standard_normal(sizes)
         found[one.name] = values.astype(kind)
     return found

@@ -14,6 +14,7 @@ from edgekd import artifact
 from edgekd.artifact import Store
 
 DAY_S = 86400.0
+DOOMED = ".doomed-"
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,24 @@ class Entry:
 
 def entries(store: Store) -> Iterator[Entry]:
     """Yield everything in the store, the newest first."""
-    folders = [
-        (kind, path)
+    found = [
+        entry
         for kind, folder in (("artifact", "artifacts"), ("partial", "partial"), ("set-aside", "set-aside"))
         for path in (store.root / folder).glob("*")
+        if (entry := _entry(kind, path)) is not None
     ]
-    for kind, path in sorted(folders, key=lambda item: -item[1].stat().st_mtime):
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        yield Entry(kind, path, size, path.stat().st_mtime)
+    yield from sorted(found, key=lambda entry: -entry.used_at)
 
 
 def problems(store: Store) -> dict[str, str]:
     """Return what is wrong with each corrupted artifact, by name."""
-    checked = {path.name: artifact.check(path) for path in sorted((store.root / "artifacts").glob("*"))}
+    checked = {path.name: artifact.check(path) for path in artifacts(store)}
     return {name: problem for name, problem in checked.items() if problem is not None}
+
+
+def artifacts(store: Store) -> list[Path]:
+    """Return the folders of all finished artifacts."""
+    return sorted(path for path in (store.root / "artifacts").glob("*") if not path.name.startswith(DOOMED))
 
 
 def removable(store: Store, older_than_days: float) -> list[Entry]:
@@ -59,17 +64,39 @@ def removable(store: Store, older_than_days: float) -> list[Entry]:
     ]
 
 
-def remove(entry: Entry) -> None:
-    """Delete an entry: renamed first, so that an interrupted deletion leaves no half artifact."""
-    doomed = entry.path.with_name(f".doomed-{entry.path.name}")
-    entry.path.replace(doomed)
+def remove(store: Store, entry: Entry) -> bool:
+    """Delete an entry, and return whether it was: one that somebody works on or has used since stays.
+
+    It is renamed first, so that an interrupted deletion leaves no half artifact.
+    """
+    doomed = entry.path.with_name(f"{DOOMED}{entry.path.name.removeprefix(DOOMED)}")
+    try:
+        with _lock(store, entry).acquire(timeout=0):
+            if entry.path.stat().st_mtime > entry.used_at:
+                return False
+            entry.path.replace(doomed)
+    except (Timeout, FileNotFoundError):
+        return False
     shutil.rmtree(doomed)
+    return True
+
+
+def _entry(kind: str, path: Path) -> Entry | None:
+    """Return a folder as an entry; None where another run has just taken it away."""
+    try:
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return Entry(kind, path, size, path.stat().st_mtime)
+    except FileNotFoundError:
+        return None
 
 
 def _in_use(store: Store, entry: Entry) -> bool:
-    lock = FileLock(store.root / "locks" / f"{entry.path.name}.lock")
     try:
-        with lock.acquire(timeout=0):
+        with _lock(store, entry).acquire(timeout=0):
             return False
     except Timeout:
         return True
+
+
+def _lock(store: Store, entry: Entry) -> FileLock:
+    return FileLock(store.root / "locks" / f"{entry.path.name}.lock")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from edgekd.agent.environment import isa
+from edgekd.agent import backends, meters
+from edgekd.agent.environment import choose_cores, isa
+from edgekd.agent.errors import AgentError
 from edgekd.document import Frozen, load, suggest
 from edgekd.errors import UsageError
 from edgekd.options import NonNegativeInt
@@ -67,10 +70,10 @@ class Device(Frozen):
     options: Mapping[str, Any] = Field(default_factory=dict)
     """Options of the backend, such as `threads`."""
     quantization: Quantization = Quantization()
-    max_opset: PositiveInt = 20
-    """The newest ONNX opset that its runtime reads."""
+    max_opset: Annotated[int, Field(ge=13)] = 20
+    """The newest ONNX opset that its runtime reads; 13 is the first that quantizes per channel."""
     power: Power = Power()
-    cores: tuple[NonNegativeInt, ...] | None = None
+    cores: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     """Cores that the measured process is pinned to. Default: the last one."""
 
 
@@ -110,20 +113,74 @@ def load_device(name: str) -> Device:
     Raises:
         UsageError: there is no such profile, or it is wrong (all problems at once).
     """
-    known = shipped_devices()
-    path = Path(name)
+    return load(find(name), Device)
+
+
+def load_devices(names: Sequence[str]) -> dict[str, Device]:
+    """Return several profiles by the names that they have in reports.
+
+    Raises:
+        UsageError: none is named, one does not exist or is wrong, or two have the same name.
+    """
+    if not names:
+        raise UsageError(f"no device was named (shipped: {', '.join(shipped_devices())})")
+    found: dict[str, Device] = {}
+    for name in names:
+        own = device_name(name)
+        if own in found:
+            raise UsageError(f"two devices are called {own!r}; each is measured once, under a name of its own")
+        found[own] = load_device(name)
+    return found
+
+
+def find(name: str) -> Path:
+    """Return the file of a profile.
+
+    Raises:
+        UsageError: there is no such profile.
+    """
+    path, known = Path(name), shipped_devices()
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
-            raise UsageError(f"no device profile {name}: there is no such file")
-        return load(path, Device)
+            raise UsageError(f"no device profile {name}: there is no such file (shipped: {', '.join(known)})")
+        return path
     if name not in known:
         raise UsageError(
             f"no device {name!r}{suggest(name, known)} (shipped: {', '.join(known)}; or the path of a .yaml file)"
         )
-    return load(known[name], Device)
+    return known[name]
 
 
 def device_name(name: str) -> str:
     """Return the name that a device has in reports: a path's stem."""
     path = Path(name)
     return path.stem if path.suffix in (".yaml", ".yml") else name
+
+
+def problems(devices: Mapping[str, Device]) -> Iterator[str]:
+    """Yield why a device cannot be measured here: its runtime, the runtime's options, its meter, its cores."""
+    known = backends.available()
+    for name, device in devices.items():
+        if device.backend not in known:
+            hint = suggest(device.backend, known)
+            yield f"device {name}: no backend {device.backend!r}{hint} (there are: {', '.join(known)})"
+            continue
+        try:
+            backends.load(device.backend).check(device.options)
+            meters.find(device.power.meter)
+        except AgentError as error:
+            yield f"device {name}: {error}"
+            continue
+        yield from _core_problems(name, device)
+
+
+def _core_problems(name: str, device: Device) -> Iterator[str]:
+    threads = device.options.get("threads", 1)
+    cores = choose_cores(device.cores, threads)
+    if cores is None:
+        return
+    allowed = sorted(os.sched_getaffinity(0))
+    if not set(cores) <= set(allowed):
+        yield f"device {name}: cores {cores} are not all among those that this process may use, {allowed}"
+    elif len(cores) < threads:
+        yield f"device {name}: {threads} threads do not fit on cores {cores}; ask for fewer threads or more cores"

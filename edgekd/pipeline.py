@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from edgekd import plan as planning
 from edgekd.artifact import Artifact, Store
 from edgekd.data import Data
 from edgekd.device import Device
-from edgekd.dispatch import job, local
+from edgekd.dispatch import measurement
 from edgekd.errors import UsageError
 from edgekd.graph.lint import inspect
 from edgekd.plan import Planned, Step
@@ -31,6 +29,7 @@ from edgekd.stage import Inputs, Progress, silent
 from edgekd.stages.measure import Options as Measuring
 
 SMALLEST_FREE_BYTES = 256_000_000
+REHEARSAL = "edgekd.training.rehearsal:rehearse"
 
 
 @dataclass(frozen=True)
@@ -68,20 +67,34 @@ class Job:
     show: Show
 
 
-def prepare(recipe: Recipe, devices: Sequence[str], *, store: Path | None, data_dir: Path | None, show: Show) -> Job:
-    """Check everything that can be checked before work, and load the data.
+def prepare(
+    recipe: Recipe,
+    devices: Sequence[str],
+    *,
+    out: Path | None = None,
+    store: Path | None = None,
+    data_dir: Path | None = None,
+    show: Show | None = None,
+) -> Job:
+    """Check everything that can be checked before work, and load the data; the arguments are those of `run`.
 
     Raises:
         UsageError: something is wrong; no work was done.
     """
-    if not devices:
-        raise UsageError(f"no device was named (shipped: {', '.join(profiles.shipped_devices())})")
-    loaded = {profiles.device_name(name): profiles.load_device(name) for name in devices}
+    show = show or Show()
+    loaded = profiles.load_devices(devices)
+    if out is not None:
+        rundir.check_target(out)
     planning.check(recipe, loaded, data_dir)
     opened = artifact.open_store(store or artifact.default_root(), show.say)
     if shutil.disk_usage(opened.root).free < SMALLEST_FREE_BYTES:
         raise UsageError(f"less than 256 MB are free in the store {opened.root}; free some, or set EDGEKD_HOME")
-    data = datasets.of_recipe(recipe.data, recipe.seed, data_dir)
+    data = datasets.of_recipe(recipe.data, recipe.seed, data_dir, show.working("data"))
+    batch = _measuring(recipe).batch_size
+    if batch > len(data.test):
+        raise UsageError(
+            f"measure.batch_size: {batch} samples are to be timed at once; the test split has {len(data.test)}"
+        )
     return Job(recipe, loaded, opened, data, data_dir, planning.compute_kind(recipe.compute), show)
 
 
@@ -111,15 +124,14 @@ def run(
         UsageError: found before any work.
         StageError: a stage failed; what is finished is kept, and the next run goes on from there.
     """
-    show = show or Show()
     started = datetime.now(UTC)
-    if out is not None:
-        rundir.check_target(Path(out))
-    prepared = prepare(recipe, devices, store=store, data_dir=data_dir, show=show)
+    out = Path(out) if out is not None else None
+    prepared = prepare(recipe, devices, out=out, store=store, data_dir=data_dir, show=show)
     made = planning.steps(recipe, prepared.devices)
+    _rehearse(prepared)
     artifacts, rows = _stages(prepared, made)
     run_id = rundir.new_id(recipe.name, started)
-    target = Path(out) if out is not None else prepared.store.root / "runs" / run_id
+    target = out if out is not None else prepared.store.root / "runs" / run_id
     with rundir.replacing(target) as folder:
         files = _export_files(folder, made, artifacts)
         measured = {name: _measure(prepared, folder, name, made, files) for name in prepared.devices}
@@ -147,6 +159,20 @@ def run(
     return Result(target, report, build.exit_code(report))
 
 
+def _rehearse(prepared: Job) -> None:
+    """Where something must be made, look at the networks before any of it: training may take hours."""
+    planned = plan(prepared)
+    missing = planning.missing_packages(planned)
+    if missing:
+        raise UsageError(
+            f"{', '.join(missing)} not installed, and needed for what must run: pip install 'edgekd[train]'"
+        )
+    if any(one.artifact is None for one in planned):
+        module, _, function = REHEARSAL.partition(":")
+        rehearse = getattr(importlib.import_module(module), function)
+        rehearse(planning.networks(prepared.recipe), prepared.data, prepared.recipe.seed)
+
+
 def _stages(prepared: Job, made: Sequence[Step]) -> tuple[dict[str, Artifact], list[dict[str, Any]]]:
     """Make every step's artifact, or take it from the store."""
     known: dict[str, Artifact] = {}
@@ -172,9 +198,6 @@ def _work(prepared: Job, step: Step, inputs: Mapping[str, Artifact], out: Path) 
     """Run a stage's work function, which is imported only now."""
     recipe = prepared.recipe
     module, _, function = step.stage.work.partition(":")
-    for package in ("torch", "accelerate", "safetensors"):
-        if find_spec(package) is None:
-            raise UsageError(f"{step.label} must run, and {package} is not installed: pip install 'edgekd[train]'")
     given = Inputs(
         artifacts=inputs,
         blocks={name: recipe.options(name) for name in step.stage.reads},
@@ -211,31 +234,20 @@ def _measure(
     device, data = prepared.devices[name], prepared.data
     scheme = planning.schemes({name: device})[name]
     chosen = {variant: files[source] for variant, source in planning.variants(scheme, made).items()}
-    options = prepared.recipe.options("measure")
-    assert isinstance(options, Measuring)
+    options = _measuring(prepared.recipe)
     feed = inspect(next(iter(chosen.values()))).inputs[0].name
-    progress = prepared.show.working(f"measure[{name}]")
     started = time.monotonic()
-    error = None
-    with tempfile.TemporaryDirectory(prefix="edgekd-job-") as temporary:
-        job.write(
-            Path(temporary) / "job",
-            name=name,
-            device=device,
-            models=chosen,
-            reference="teacher",
-            splits={"test": {feed: data.test.inputs}, "validation": {feed: data.validation.inputs}},
-            latency={feed: data.test.inputs[: options.batch_size]},
-            options=options,
-        )
-        try:
-            local.measure(
-                Path(temporary) / "job", folder / "measurements" / name,
-                timeout_s=options.timeout_minutes * 60, progress=progress,
-            )  # fmt: skip
-        except local.MeasurementError as failed:
-            error = {"kind": "failed", "message": str(failed)}
-            shutil.rmtree(folder / "measurements" / name, ignore_errors=True)
+    error = measurement.take(
+        folder / "measurements" / name,
+        name=name,
+        device=device,
+        models=chosen,
+        reference="teacher",
+        splits={"test": {feed: data.test.inputs}, "validation": {feed: data.validation.inputs}},
+        latency={feed: data.test.inputs[: options.batch_size]},
+        options=options,
+        progress=prepared.show.working(f"measure[{name}]"),
+    )
     seconds = round(time.monotonic() - started, 3)
     prepared.show.say(
         f"{f'measure[{name}]':<24} " + (f"failed: {error['message']}" if error else f"done in {seconds:.1f} s")
@@ -247,6 +259,12 @@ def _measure(
         "error": error,
     }
     return entry, seconds
+
+
+def _measuring(recipe: Recipe) -> Measuring:
+    options = recipe.options("measure")
+    assert isinstance(options, Measuring)
+    return options
 
 
 def _variant_facts(prepared: Job, made: Sequence[Step], artifacts: Mapping[str, Artifact]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from edgekd import data as datasets
 from edgekd.artifact import Artifact, Store
 from edgekd.data import Data
 from edgekd.device import Device, Scheme, scheme
+from edgekd.device import problems as device_problems
 from edgekd.document import suggest
 from edgekd.errors import UsageError
 from edgekd.options import Network
@@ -114,7 +114,7 @@ def check(recipe: Recipe, devices: Mapping[str, Device], data_dir: Path | None) 
     Raises:
         UsageError: with all problems at once.
     """
-    problems = [*_network_problems(recipe), *_task_problems(recipe), *runtime_problems(devices)]
+    problems = [*_network_problems(recipe), *_task_problems(recipe), *device_problems(devices)]
     try:
         datasets.describe(recipe.data.source, data_dir)
     except UsageError as error:
@@ -154,17 +154,6 @@ def _task_problems(recipe: Recipe) -> Iterator[str]:
         yield f"task: no task {recipe.task!r}{suggest(recipe.task, known)} (shipped: {', '.join(known)})"
 
 
-def runtime_problems(devices: Mapping[str, Device]) -> Iterator[str]:
-    """Yield why a device's runtime cannot be used here."""
-    backends = shipped_modules("agent/backends")
-    for name, device in devices.items():
-        if device.backend not in backends:
-            hint = suggest(device.backend, backends)
-            yield f"device {name}: no backend {device.backend!r}{hint} (there are: {', '.join(backends)})"
-        elif find_spec(device.backend) is None:
-            yield f"device {name}: {device.backend} is not installed: pip install 'edgekd[{device.backend}]'"
-
-
 def networks(recipe: Recipe) -> dict[str, Network]:
     """Return the recipe's networks by role."""
     return {"teacher": recipe.teacher} | ({"student": recipe.student} if recipe.student else {})
@@ -178,15 +167,16 @@ def factory(network: Network) -> str:
 def parts(step: Step, recipe: Recipe, data: Data, inputs: Mapping[str, Artifact], compute: str) -> dict[str, Any]:
     """Return everything that a step's result depends on; its digest is the artifact's key."""
     stage = step.stage
-    blocks = {name: _dump(recipe.options(name)) for name in (step.name, *stage.reads)}
+    read = {name: recipe.options(name) for name in (step.name, *stage.reads)}
+    own = [block.model for block in read.values() if isinstance(block, Network)]
     return {
         "stage": step.name,
         "version": stage.version,
-        "options": blocks,
+        "options": {name: _dump(block) for name, block in read.items()},
         "inputs": {role: found.digest for role, found in inputs.items()},
         "data": data.digest,
         "task": recipe.task,
-        "plugins": _plugin_digests(recipe),
+        "plugins": _plugin_digests([*own, recipe.task], inputs),
         "seed": recipe.seed,
         "packages": {name: _version(name) for name in stage.packages},
         "compute": {"kind": compute, "threads": threads()} if stage.trains else {},
@@ -203,9 +193,10 @@ def _dump(block: Any) -> Any:
     return content
 
 
-def _plugin_digests(recipe: Recipe) -> dict[str, str]:
-    names = [network.model for network in networks(recipe).values()] + [recipe.task]
-    return {name: plugin.locate(name).source_digest for name in names if ":" in name}
+def _plugin_digests(names: Sequence[str], inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    """Return the digests of the users' functions that a step runs: its own, and those that rebuild its inputs."""
+    inherited = {name: digest for found in inputs.values() for name, digest in found.parts["plugins"].items()}
+    return inherited | {name: plugin.locate(name).source_digest for name in names if ":" in name}
 
 
 def _version(package: str) -> str:
@@ -241,6 +232,12 @@ def plan(store: Store, recipe: Recipe, devices: Mapping[str, Device], data: Data
     return found
 
 
+def missing_packages(planned: Sequence[Planned]) -> list[str]:
+    """Return the distributions that steps need which will run, and that are not installed."""
+    needed = {package for one in planned if one.artifact is None for package in one.step.stage.packages}
+    return sorted(package for package in needed if _version(package) == "absent")
+
+
 def why(store: Store, stage: str, key: str, own: Mapping[str, Any]) -> str:
     """Return why no artifact has this key: what differs from the nearest one."""
     if (store.root / "partial" / artifact.folder_name(stage, key) / artifact.CHECKPOINT).is_dir():
@@ -248,9 +245,10 @@ def why(store: Store, stage: str, key: str, own: Mapping[str, Any]) -> str:
     wanted = _flat(own)
     nearest: list[str] | None = None
     for path in (store.root / "artifacts").glob(f"{stage}-*"):
-        if artifact.check(path) is not None:
+        try:
+            other = _flat(artifact.read(path).parts)
+        except (OSError, ValueError, KeyError):  # one that is corrupted explains nothing
             continue
-        other = _flat(artifact.read(path).parts)
         differing = sorted(name for name in wanted.keys() | other.keys() if wanted.get(name) != other.get(name))
         if nearest is None or len(differing) < len(nearest):
             nearest = [f"{name}: {other.get(name, 'absent')} -> {wanted.get(name, 'absent')}" for name in differing]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, create_model, model_vali
 from edgekd.document import Frozen, check_dict, load, suggest
 from edgekd.errors import UsageError
 from edgekd.options import Data, DataOptions, Name, Network, NonNegativeInt
+from edgekd.plugin import look_in
 from edgekd.shipped import shipped
 from edgekd.stages import declared
 
@@ -117,10 +118,13 @@ class Recipe(_Stages):
         """Read a recipe.
 
         Args:
-            name: a shipped recipe's name, or the path of a YAML file.
+            name: a shipped recipe's name, or the path of a YAML file, in whose folder "package.module:function" is
+                found too.
             overrides: "key.path=value" each, checked as the file is.
         """
         path = find(name)
+        if name not in shipped_recipes():
+            look_in(path.parent)
         return load(path, cls, overrides, defaults={"name": path.stem})
 
     @classmethod

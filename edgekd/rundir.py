@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.artifact import digest_of, file_digest, write_text
+from edgekd.artifact import digest_of, file_digest, storage_error, write_text
 from edgekd.errors import UsageError
 from edgekd.version import __version__
 
@@ -29,7 +30,12 @@ _PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch", "torchao", "to
 def new_id(name: str, started: datetime) -> str:
     """Return a run's identity: when, what, and a few letters that tell two runs of one second apart."""
     salt = digest_of([name, started.isoformat(), os.getpid()])[:4]
-    return f"{started:%Y%m%d-%H%M%S}-{name}-{salt}"
+    return f"{started:%Y%m%d-%H%M%S}-{plain(name)}-{salt}"
+
+
+def plain(name: str) -> str:
+    """Return a name that can be a file's: other characters than letters, digits, `.`, `_` and `-` become `_`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.-") or "unnamed"
 
 
 def check_target(target: Path) -> None:
@@ -38,15 +44,19 @@ def check_target(target: Path) -> None:
     Raises:
         UsageError: with the reason.
     """
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"--out {target} is a file; name a folder")
-    if target.is_dir() and any(target.iterdir()) and not (target / RUN_FILE).is_file():
-        raise UsageError(f"--out {target} is not empty and is no earlier run; name another folder")
-    parent = target.absolute().parent
+    parent = target.absolute()
     while not parent.exists():
         parent = parent.parent
-    if not os.access(target if target.exists() else parent, os.W_OK):
-        raise UsageError(f"--out {target} cannot be written")
+    if not parent.is_dir():
+        raise UsageError(f"--out {target}: {parent} is a file; name a folder")
+    if target.is_dir() and any(target.iterdir()) and not (target / RUN_FILE).is_file():
+        raise UsageError(f"--out {target} is not empty and is no earlier run; name another folder")
+    beside = parent.parent if parent == target.absolute() else parent  # where the new folder will be made
+    try:  # permissions do not tell: the file system may be read-only, and root may do everything
+        with tempfile.TemporaryDirectory(prefix=".write-", dir=beside):
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {target} cannot be written: {error.strerror}; name another folder") from error
 
 
 @contextmanager
@@ -63,11 +73,13 @@ def replacing(target: Path) -> Iterator[Path]:
             target.replace(old)
         folder.replace(target)
         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise storage_error(f"the run {target}", str(target.parent), error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_labels(folder: Path, targets: dict[str, np.ndarray]) -> None:
+def write_labels(folder: Path, targets: Mapping[str, np.ndarray]) -> None:
     """Keep the labels of the evaluated splits: with them every accuracy can be computed again."""
     np.savez(folder / "labels.npz", **targets)  # type: ignore[arg-type]
 

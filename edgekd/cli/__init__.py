@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import signal
 import sys
 import tempfile
 import traceback
+from difflib import get_close_matches
 from types import FrameType
 
 import click
@@ -15,6 +17,7 @@ from edgekd.errors import EdgekdError
 from edgekd.version import __version__
 
 INTERRUPTED = 130
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 
 COMMANDS = {
     "pipeline": "Distill, prune, quantize, export, validate and measure: the whole chain, one verdict.",
@@ -40,6 +43,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command's module."""
         if cmd_name not in COMMANDS:
+            near = get_close_matches(cmd_name, COMMANDS, n=1)
+            if near and not cmd_name.startswith("-"):
+                ctx.fail(f"No such command {cmd_name!r}. Did you mean {near[0]!r}?")
             return None
         command = importlib.import_module(f"{__name__}.{cmd_name}").command
         assert isinstance(command, click.Command)
@@ -79,9 +85,11 @@ def main() -> None:
         code = 1
     except Exception as error:  # noqa: BLE001 - the last resort: a bug, told in one line, with its traceback in a file
         code = 3
-        click.echo(
-            f"internal error: {type(error).__name__}: {error}; please report it with {_keep_traceback()}", err=True
-        )
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            click.echo(f"error: {error.filename or 'the disk'}: {error.strerror}", err=True)
+        else:
+            told = f"{type(error).__name__}: {error}"
+            click.echo(f"internal error: {told}; please report it with {_keep_traceback()}", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 

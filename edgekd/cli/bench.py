@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +39,6 @@ def command(
     as_json: bool,
 ) -> int:
     """Measure MODELS, ONNX files with the same inputs, side by side on a device."""
-    sys.path.insert(0, str(Path.cwd()))
     console = Console(stderr=as_json)
     with showing(console) as show:
         result = bench(

@@ -8,7 +8,8 @@ from datetime import datetime
 import click
 
 from edgekd import cleaning
-from edgekd.artifact import default_root, open_store
+from edgekd.artifact import Store, default_root, open_store
+from edgekd.errors import UsageError
 
 
 @click.group()
@@ -20,7 +21,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
 def ls(as_json: bool) -> None:
     """List what is in the store, the newest first."""
-    found = list(cleaning.entries(open_store(default_root())))
+    found = list(cleaning.entries(_store()))
     if as_json:
         rows = [{"kind": e.kind, "name": e.path.name, "size_bytes": e.size_bytes, "used_at": e.used_at} for e in found]
         click.echo(json.dumps(rows, indent=1))
@@ -34,12 +35,11 @@ def ls(as_json: bool) -> None:
 @command.command()
 def verify() -> int:
     """Check every artifact against its checksums; exit code 3 if one is corrupted (the next run makes it again)."""
-    store = open_store(default_root())
+    store = _store()
     found = cleaning.problems(store)
     for name, problem in found.items():
         click.echo(f"corrupted: {name}: {problem}", err=True)
-    count = len(list((store.root / "artifacts").iterdir()))
-    click.echo(f"{count} artifacts checked, {len(found)} corrupted")
+    click.echo(f"{len(cleaning.artifacts(store))} artifacts checked, {len(found)} corrupted")
     return 3 if found else 0
 
 
@@ -49,9 +49,16 @@ def verify() -> int:
 @click.option("--dry-run", is_flag=True, help="Say what would go.")
 def gc(older_than: float, dry_run: bool) -> None:
     """Remove old artifacts, interrupted work and what was set aside. Runs and their reports stay."""
-    found = cleaning.removable(open_store(default_root()), older_than)
-    for entry in found:
+    store = _store()
+    gone = [entry for entry in cleaning.removable(store, older_than) if dry_run or cleaning.remove(store, entry)]
+    for entry in gone:
         click.echo(f"{'would remove' if dry_run else 'removed'} {entry.kind} {entry.path.name}")
-        if not dry_run:
-            cleaning.remove(entry)
-    click.echo(f"{len(found)} entries, {sum(entry.size_bytes for entry in found) / 1e6:.1f} MB")
+    click.echo(f"{len(gone)} entries, {sum(entry.size_bytes for entry in gone) / 1e6:.1f} MB")
+
+
+def _store() -> Store:
+    """Return the store, which is not made just to be looked at."""
+    root = default_root()
+    if not root.is_dir():
+        raise UsageError(f"there is no store {root}; go where one is, or set EDGEKD_HOME")
+    return open_store(root)

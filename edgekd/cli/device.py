@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 import yaml
 
 from edgekd import device as devices
-from edgekd.errors import UsageError
 
 
 @click.group()
@@ -40,8 +38,4 @@ def show(name: str, resolved: bool) -> None:
         content["scheme_here"] = devices.scheme(profile.quantization).model_dump(mode="json")
         click.echo(yaml.safe_dump(content, sort_keys=False, default_flow_style=None), nl=False)
         return
-    known = devices.shipped_devices()
-    path = known.get(name, Path(name))
-    if not path.is_file():
-        raise UsageError(f"no device {name!r} (shipped: {', '.join(known)}; or the path of a .yaml file)")
-    click.echo(path.read_text(encoding="utf-8"), nl=False)
+    click.echo(devices.find(name).read_text(encoding="utf-8"), nl=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,11 +38,10 @@ def command(
 
     Everything made is kept in the store (.edgekd, or EDGEKD_HOME): a second run makes only what changed, and measures.
     """
-    sys.path.insert(0, str(Path.cwd()))  # a recipe's "package.module:function" is looked up where the user works
     loaded = Recipe.load(recipe, overrides)
     console = Console(stderr=as_json)
     if only_plan:
-        return _plan(loaded, devices, data_dir, as_json, console)
+        return _plan(loaded, devices, out, data_dir, as_json, console)
     with showing(console) as show:
         result = pipeline.run(loaded, devices, out=out, data_dir=data_dir, show=show)
     if as_json:
@@ -54,9 +52,11 @@ def command(
     return result.exit_code
 
 
-def _plan(recipe: Recipe, devices: Sequence[str], data_dir: Path | None, as_json: bool, console: Console) -> int:
+def _plan(
+    recipe: Recipe, devices: Sequence[str], out: Path | None, data_dir: Path | None, as_json: bool, console: Console
+) -> int:
     with showing(console) as show:
-        prepared = pipeline.prepare(recipe, devices, store=None, data_dir=data_dir, show=show)
+        prepared = pipeline.prepare(recipe, devices, out=out, data_dir=data_dir, show=show)
         planned = pipeline.plan(prepared)
     rows = [
         {"step": one.step.label, "state": "cached" if one.artifact else "will run", "reason": one.reason}

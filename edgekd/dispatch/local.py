@@ -69,7 +69,11 @@ def measure(job: Path, out: Path, *, timeout_s: float, progress: Progress) -> No
 def _running(command: list[str], errors: object) -> Iterator[subprocess.Popen[str]]:
     """Start the agent; whatever ends this block ends the agent."""
     root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+        "PYTHONSAFEPATH": "1",  # a user's `random.py` in the working directory is not the agent's
+    }
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,17 +19,17 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
     """Return the program that a network runs in evaluation mode; its first input axes are one free batch size.
 
     Args:
-        model: the network; its modes are put back.
-        example: inputs of any batch size, on the network's device.
+        model: the network; a copy of it is captured.
+        example: inputs of any batch size, on the network's device. An axis of 1 would be taken for a constant.
 
     Raises:
         StageError: the network's Python cannot be followed, for example because it branches on values.
     """
-    several = tuple(value.expand(2, *value.shape[1:]) if len(value) == 1 else value for value in example)  # 1 stays 1
+    inputs = tuple(_plain(value.expand(2, *value.shape[1:]) if len(value) == 1 else value) for value in example)
     shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in example)
     try:
-        with torch.no_grad(), evaluating(model), quiet_pytrees():
-            return torch.export.export(model, several, dynamic_shapes=shapes)
+        with torch.no_grad(), quiet_pytrees():
+            return torch.export.export(_evaluated(model), inputs, dynamic_shapes=shapes)
     except (RuntimeError, ValueError, AssertionError, torch._dynamo.exc.UserError) as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise StageError(
@@ -36,19 +37,25 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
         ) from error
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and every module back into its own mode afterwards."""
-    if isinstance(model, GraphModule):  # a prepared or converted graph has no modes, and refuses to be given one
-        yield
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def _evaluated(model: nn.Module) -> nn.Module:
+    """Return a copy of a network in evaluation mode, its weights laid out plainly."""
+    if isinstance(model, GraphModule):  # was captured here before; it has no modes, and refuses to be given one
+        return model
+    model = copy.deepcopy(model).eval()
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = _plain(tensor.data)
+    return model
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a tensor in row-major layout.
+
+    Layouts follow the data through a network (training sets channels last, a transposed array has it too). Where they
+    differ from row-major, torch writes a pool as a gather over computed addresses: no runtime does that in integers,
+    and OpenVINO computed it wrongly.
+    `contiguous` does not help: a single channel is both layouts to it.
+    """
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 @contextmanager

@@ -144,6 +144,8 @@ def _scope(node: NodeProto) -> str:
     kept = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
     scopes = ast.literal_eval(kept)
     module = str(scopes[-2]) if len(scopes) > 1 else ""
+    if module.startswith("_empty_nn_module_stack"):  # torch's placeholder for a call that belongs to no module
+        module = ""
     operator = node.op_type.lower()
     if node.op_type in _SLOTS and module:
         return module

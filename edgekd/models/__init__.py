@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -81,31 +83,59 @@ def save(folder: Path, description: Description, state: Mapping[str, Tensor]) ->
 
 
 def describe(folder: Path) -> Description:
-    """Read how the network in an artifact's folder is built."""
-    content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    if content["schema"] != SCHEMA:
-        raise StageError(f"{folder / DESCRIPTION}: schema {content['schema']}, this version of edgekd reads {SCHEMA}")
-    return Description(content["factory"], content["args"], tuple(content["input_shape"]), tuple(content["edits"]))
+    """Read how the network in an artifact's folder is built.
+
+    Raises:
+        StageError: `model.json` is missing or not what `save` writes.
+    """
+    path = folder / DESCRIPTION
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise StageError(f"{path}: schema {content['schema']}, this version of edgekd reads {SCHEMA}")
+        shape, edits = tuple(map(int, content["input_shape"])), tuple(dict(edit) for edit in content["edits"])
+        return Description(str(content["factory"]), dict(content["args"]), shape, edits)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StageError(f"{path} does not describe a network: {type(error).__name__}: {error}") from error
 
 
 def load(folder: Path) -> nn.Module:
-    """Rebuild the network in an artifact's folder, in evaluation mode, on the CPU."""
+    """Rebuild the network in an artifact's folder, in evaluation mode, on the CPU.
+
+    Raises:
+        StageError: the folder's files are damaged, or do not fit each other.
+    """
     description = describe(folder)
     model = create(description)
-    state = load_file(folder / WEIGHTS)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise StageError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+    state = dict(weights)
     for edit in description.edits:
-        restore = importlib.import_module(f"edgekd.compress.{_plain(edit['edit'])}").restore
-        model = restore(model, edit, example(description.input_shape), state)
-    if state:
-        model.load_state_dict(state)
+        model = _restore(edit)(model, edit, example(description.input_shape), state)
+    # An edit that brings its own weights (quantization) has taken them out.
+    if state or not weights:
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise StageError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {error}") from error
     return model
 
 
-def _plain(name: str) -> str:
-    """Return an edit's module name, refused if it could reach outside `edgekd.compress`."""
-    if not name.isidentifier():
-        raise StageError(f"{DESCRIPTION}: {name!r} is not the name of an edit")
-    return name
+def _restore(edit: Mapping[str, Any]) -> Callable[..., nn.Module]:
+    """Return the function that replays an edit: `restore` of the module of `edgekd.compress` that it names.
+
+    Raises:
+        StageError: there is none.
+    """
+    name = edit.get("edit")
+    # A dot would reach outside of `edgekd.compress`.
+    if isinstance(name, str) and name.isidentifier() and find_spec(f"edgekd.compress.{name}") is not None:
+        restore = getattr(importlib.import_module(f"edgekd.compress.{name}"), "restore", None)
+        if restore is not None:
+            return restore  # type: ignore[no-any-return]
+    raise StageError(f"{DESCRIPTION}: {name!r} is not an edit that this version of edgekd can replay")
 
 
 def parameters(model: nn.Module) -> int:

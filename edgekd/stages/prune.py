@@ -14,9 +14,11 @@ class Options(Frozen):
     """Structured pruning by group magnitude."""
 
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Part of the channels to remove."""
+    """Part of the channels to remove, as nearly as `round_to` allows."""
     round_to: PositiveInt = 8
-    """Channels that remain are a multiple of this: vector units have that width."""
+    """Channels that remain are a multiple of this: vector units have that width. Of a layer stays the multiple (or its
+    whole width) nearest to what the ratio asks for, of two equally near ones the larger: at a ratio of 0.25 a layer of
+    16 keeps 16, one of 32 keeps 24. A ratio that leaves every layer as it is, is an error."""
     scope: str = Field("uniform", pattern="^(uniform|global)$")
     """"uniform": the ratio holds in every layer. "global": layers compete, unimportant ones lose more."""
     exclude: tuple[str, ...] = ()
@@ -33,6 +35,7 @@ STAGE = Stage(
     consumes=("model", "teacher"),
     reads=("teacher", "student", "distill"),
     makes="pruned",
+    version=2,
     packages=("torch", "accelerate", "torch-pruning"),
     trains=True,
 )

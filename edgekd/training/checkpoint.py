@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import logging
@@ -86,4 +87,4 @@ def load(out: Path) -> dict[str, Any] | None:
 
 def copy_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return a copy of a module's state."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return copy.deepcopy(model.state_dict())

@@ -21,7 +21,7 @@ def evaluate(
     accelerator: Accelerator,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> float:
-    """Return the task's mean score on a split, the network in evaluation mode.
+    """Return the task's mean score on a split; the network is on the accelerator's device.
 
     Raises:
         StageError: the task does not return one finite score per sample.
@@ -32,7 +32,9 @@ def evaluate(
         for begin in range(0, len(split), BATCH):
             part = torch.from_numpy(split.inputs[begin : begin + BATCH]).to(accelerator.device)
             outputs = model(part.contiguous(memory_format=layout)).float().cpu().numpy()
-            scores.append(_checked(task.score({"outputs": outputs}, split.targets[begin : begin + BATCH]), task, outputs))
+            scores.append(
+                _checked(task.score({"outputs": outputs}, split.targets[begin : begin + BATCH]), task, outputs)
+            )
     return float(np.concatenate(scores).mean())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from edgekd.data import Data
 from edgekd.errors import StageError
 from edgekd.models import Description
 from edgekd.options import Network
+from edgekd.training.engine import seed_everything
 
 
 def describe(network: Network, data: Data) -> Description:
@@ -29,7 +32,7 @@ def describe(network: Network, data: Data) -> Description:
 
 def build(network: Network, description: Description, seed: int) -> nn.Module:
     """Build a recipe's network: seeded initial weights, or those of its weights file."""
-    torch.manual_seed(seed)
+    seed_everything(seed % 2**32, torch.device("cpu"))
     model = models.create(description)
     if network.weights is not None:
         _load_weights(model, network.weights)
@@ -83,12 +86,26 @@ def store(out: Path, description: Description, model: nn.Module, facts: dict[str
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file, or the state dict of a `.pt` file, which is read without running anything in it."""
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-        model.load_state_dict(state)
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError as error:
         raise StageError(f"weights {path}: there is no such file") from error
-    except (SafetensorError, RuntimeError, ValueError, EOFError) as error:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise StageError(
+            f"weights {path} cannot be read: {str(error).splitlines()[0]}; give a safetensors file, or the state dict "
+            "that torch.save(model.state_dict(), path) writes"
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        found = (
+            f"a dictionary of {', '.join(map(str, state))[:200]}"
+            if isinstance(state, Mapping)
+            else type(state).__name__
+        )
+        raise StageError(f"weights {path} hold {found}; expected a state dict, tensors by the names of the parameters")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
         raise StageError(f"weights {path} do not fit the network: {error}") from error
 
 

@@ -12,7 +12,8 @@ from edgekd import tasks
 from edgekd.options import Network
 from edgekd.stage import Inputs
 from edgekd.training import networks
-from edgekd.training.loop import accelerate, evaluate, fit
+from edgekd.training.engine import accelerate
+from edgekd.training.loop import fit
 
 
 def train(options: Network, inputs: Inputs, out: Path) -> dict[str, Any]:
@@ -26,11 +27,8 @@ def train(options: Network, inputs: Inputs, out: Path) -> dict[str, Any]:
         loss: Tensor = task.loss(outputs, targets, label_smoothing=options.label_smoothing)
         return loss
 
-    if options.epochs:
-        facts = fit(
-            model, objective, data, task, options,
-            seed=inputs.seed, compute=inputs.compute, out=out, progress=inputs.progress,
-        )  # fmt: skip
-    else:
-        facts = {"validation": evaluate(model, data.validation, task, accelerate("cpu", "fp32"))}
+    facts = fit(
+        model, objective, data, task, options,
+        accelerator=accelerate(inputs.compute, options.precision), seed=inputs.seed, out=out, progress=inputs.progress,
+    )  # fmt: skip
     return networks.store(out, description, model, facts)

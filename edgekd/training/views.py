@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from edgekd.errors import StageError
 from edgekd.options import Augment
 
+Views = Callable[[Tensor, torch.Generator], Tensor]
+"""(images (B, C, H, W), generator) -> a random view of each."""
 
-def check(augment: Augment, input_shape: tuple[int, ...]) -> None:
-    """Refuse views that the inputs cannot have.
+
+def views_of(inputs: Tensor, augment: Augment) -> Views | None:
+    """Return what makes random views of batches of these images (N, C, H, W); None where none are asked for.
 
     Raises:
-        StageError: the inputs are no images (channels, height, width), or the crop is as large as the image.
+        StageError: the inputs are no images, or the crop is as large as the image.
     """
     if not (augment.crop or augment.flip):
-        return
-    if len(input_shape) != 3:
+        return None
+    if inputs.ndim != 4:
         raise StageError(
-            f"augment: crop and flip are for images (channels, height, width); the inputs have the shape {input_shape}; "
-            "remove augment from the recipe"
+            "augment: crop and flip are for images (channels, height, width), and the inputs have shape "
+            f"{tuple(inputs.shape[1:])}; remove augment from the recipe"
         )
-    if augment.crop >= min(input_shape[1:]):
+    height, width = inputs.shape[2:]
+    if augment.crop >= min(height, width):
         raise StageError(
-            f"augment.crop: {augment.crop} pixels move an image of {input_shape[1]} x {input_shape[2]} out of sight; "
-            "choose fewer"
+            f"augment.crop: {augment.crop} pixels move an image of {height} x {width} out of sight; choose fewer"
         )
+    return partial(view, augment=augment, fill=background(inputs))
 
 
 def background(inputs: Tensor) -> Tensor:
@@ -34,14 +41,14 @@ def background(inputs: Tensor) -> Tensor:
     return inputs.amin((0, 2, 3))
 
 
-def view(inputs: Tensor, augment: Augment, generator: torch.Generator, fill: Tensor) -> Tensor:
+def view(inputs: Tensor, generator: torch.Generator, *, augment: Augment, fill: Tensor) -> Tensor:
     """Return a randomly flipped and cropped view of images (B, C, H, W).
 
     Args:
         generator: on the CPU, so that every processor trains on the same views.
         fill: the value of each channel (C,) around the image.
     """
-    batch, channels, height, width = inputs.shape
+    batch, _, height, width = inputs.shape
     if augment.flip:
         mirrored = (torch.rand(batch, generator=generator) < 0.5).to(inputs.device)
         inputs = torch.where(mirrored[:, None, None, None], inputs.flip(3), inputs)

@@ -166,6 +166,25 @@ def test_a_replay_in_another_process_writes_the_same_bytes(tmp_path: Path) -> No
     assert (tmp_path / "third.onnx").read_bytes() == first
 
 
+def test_the_layout_of_weights_and_inputs_does_not_show(tmp_path: Path) -> None:
+    model, x, layers = build("residual")
+    export(quantization.convert(prepare(model, x)), x, tmp_path / "plain.onnx", layers=len(layers))
+    model = model.to(memory_format=torch.channels_last)
+    x = x.to(memory_format=torch.channels_last)
+    export(quantization.convert(prepare(model, x)), x, tmp_path / "last.onnx", layers=len(layers))
+    assert inspect(tmp_path / "last.onnx").nodes == inspect(tmp_path / "plain.onnx").nodes
+    assert model.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_one_channel_is_one_layout(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    images = torch.randn(8, 6, 6, 1).permute(0, 3, 1, 2)  # strides of channels last, and contiguous at the same time
+    facts = export(quantization.convert(prepare(model, images)), images, tmp_path / "m.onnx", layers=2)
+    assert "Gather" not in inspect(tmp_path / "m.onnx").nodes
+    assert facts.quantized_layers == 2
+
+
 def test_an_older_opset_computes_the_same(tmp_path: Path) -> None:
     model, x, layers = build("mobile")
     converted = quantization.convert(prepare(model, x, SYMMETRIC))
