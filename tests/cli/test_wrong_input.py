@@ -314,7 +314,7 @@ def test_a_damaged_npz(edgekd, write_recipe, damage, told):
     ("function", "code", "told"),
     [
         ("nett", 2, ['has no "nett"', 'did you mean "net"']),
-        ("raises", 3, ["RuntimeError: no network today", ".py:20"]),
+        ("raises", 3, ["RuntimeError: no network today", ".py:18"]),
         ("leaves", 3, ["SystemExit: 7"]),
         ("nothing", 3, ["returned NoneType", "torch.nn.Module"]),
         ("pair", 3, ["student: the network returned tuple for 2 inputs", "(2, classes)"]),

@@ -52,6 +52,7 @@ def labels(outputs: Tensor, _: Tensor, targets: Tensor) -> Tensor:
 
 def train(model: nn.Module, data: Data, out: Path, options: Training, *, objective=labels, task=TASK, **more):
     """Train on the CPU; `more` overrides what `fit` is given."""
+    out.mkdir(exist_ok=True)
     given = {
         "accelerator": accelerate("cpu", options.precision),
         "seed": 0,
