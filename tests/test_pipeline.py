@@ -13,18 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from tiny import ROOT, SHARED_DATA, tiny
 
 from edgekd import Recipe, artifact, pipeline, run
 from edgekd import data as datasets
 from edgekd.errors import UsageError
 from edgekd.report import build
 
-from conftest import ROOT, SHARED_DATA, tiny
-
-STEPS = [
-    "teacher", "distill", "prune", "quantize[SCHEME]",
-    *(f"{stage}[{variant}]" for stage in ("export", "validate") for variant in ("teacher", "student", "pruned", "int8-SCHEME")),
-]  # fmt: skip
+VARIANTS = ("teacher", "student", "pruned", "int8-SCHEME")
+STEPS = ["teacher", "distill", "prune", "quantize[SCHEME]"]
+STEPS += [f"{stage}[{variant}]" for stage in ("export", "validate") for variant in VARIANTS]
 
 
 def _rows(result) -> dict[str, dict]:
@@ -171,7 +169,7 @@ def test_parameters_and_macs_are_the_closed_form(chain):
     variants = chain.result.report["devices"]["cpu"]["variants"]
 
     def network(*widths: int) -> tuple[int, int]:
-        """Convolutions 3x3 without bias, of 8x8 and then halved images, each with its normalisation; one linear layer."""
+        """3x3 convolutions without bias of 8x8, then halved images, each with its normalisation; a linear layer."""
         parameters, macs, inputs, side = 0, 0, 1, 8
         for index, width in enumerate(widths):
             side = side // 2 if index else side
@@ -329,5 +327,5 @@ def test_a_shipped_recipe_runs_in_a_short_form(path, edgekd, workplace):
 
 
 def test_nothing_to_measure_on(chain):
-    with pytest.raises(UsageError, match="no device was named .*cpu"):
+    with pytest.raises(UsageError, match=r"no device was named .*cpu"):
         run(chain.recipe, devices=[])

@@ -19,7 +19,7 @@ from edgekd.stage import Inputs
 from edgekd.stages.distill import Options
 from edgekd.tasks import Task
 from edgekd.training import networks
-from edgekd.training.engine import accelerate, fastest_layout, place
+from edgekd.training.engine import accelerate, lay_out, place
 from edgekd.training.loop import Objective, fit
 
 
@@ -71,7 +71,7 @@ def frozen(model: nn.Module) -> nn.Module:
 def _answers(teacher: Artifact, accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
     """Return the function from inputs (B, ...) to the answers of a stored network, which never changes."""
     model = frozen(models.load(teacher.path))
-    layout = fastest_layout(model, models.example(models.describe(teacher.path).input_shape))
+    layout = lay_out(model, models.example(models.describe(teacher.path).input_shape))
     model = place(model, accelerator.device, layout)
 
     def answer(shown: Tensor) -> Tensor:

@@ -18,5 +18,6 @@ STAGE = Stage(
     after=("quantize",),
     consumes=("model",),
     per="variant",
+    version=2,
     packages=("torch", "onnx", "onnxscript", "torchao"),
 )

@@ -24,5 +24,6 @@ STAGE = Stage(
     consumes=("model",),
     makes="int8",
     per="scheme",
+    version=2,
     packages=("torch", "torchao"),
 )

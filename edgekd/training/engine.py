@@ -37,21 +37,25 @@ def precision_of(accelerator: Accelerator) -> str:
     return "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
 
 
-def fastest_layout(model: nn.Module, sample: Tensor) -> torch.memory_format:
-    """Return the memory layout to run a network in: channels last where it takes images and works with that.
+def lay_out(model: nn.Module, sample: Tensor) -> torch.memory_format:
+    """Bring a network into the memory layout that it runs fastest in, and return that.
+
+    Channels last where it takes images and works with that: one that flattens with `view` does not.
 
     Args:
-        model: on the CPU; only its mode may change, to evaluation.
-        sample: inputs (B, ...). A network that flattens with `view` fails on images with their channels last.
+        model: on the CPU.
+        sample: inputs (B, ...).
     """
-    if sample.ndim != 4:
-        return torch.contiguous_format
-    try:
-        with torch.no_grad():
-            model.eval()(sample.contiguous(memory_format=torch.channels_last))
-    except RuntimeError:
-        return torch.contiguous_format
-    return torch.channels_last
+    if sample.ndim == 4:
+        place(model.eval(), torch.device("cpu"), torch.channels_last)
+        try:
+            with torch.no_grad():
+                model(sample.contiguous(memory_format=torch.channels_last))
+        except RuntimeError:
+            place(model, torch.device("cpu"), torch.contiguous_format)
+        else:
+            return torch.channels_last
+    return torch.contiguous_format
 
 
 def place(model: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:

@@ -25,7 +25,7 @@ from edgekd.options import Training
 from edgekd.stage import Progress
 from edgekd.tasks import Task
 from edgekd.training import checkpoint
-from edgekd.training.engine import fastest_layout, mixed, place, precision_of, seed_everything
+from edgekd.training.engine import lay_out, mixed, place, precision_of, seed_everything
 from edgekd.training.evaluation import evaluate
 from edgekd.training.schedule import learning_rate, make_optimizer, set_learning_rate
 from edgekd.training.views import Views, views_of
@@ -149,7 +149,7 @@ def _prepare(
 ) -> _Setting:
     """Bring model and data to the processor, in the layout that suits both."""
     inputs = torch.from_numpy(data.train.inputs)
-    layout = fastest_layout(model, inputs[:2])
+    layout = lay_out(model, inputs[:2])
     model = accelerator.prepare(place(model, accelerator.device, layout))
     inputs = inputs.to(accelerator.device)
     # The optimizer stays as it is: Accelerate's wrapper is for loss scaling, which neither precision needs, and looks

@@ -16,7 +16,7 @@ from edgekd.data import Data, Split
 from edgekd.errors import StageError
 from edgekd.options import Augment, Training
 from edgekd.training import checkpoint
-from edgekd.training.engine import accelerate, fastest_layout, mixed, seed_everything
+from edgekd.training.engine import accelerate, lay_out, mixed, seed_everything
 from edgekd.training.evaluation import evaluate
 
 
@@ -268,7 +268,7 @@ def test_a_users_loss_that_is_wrong_is_told(change, message, tmp_path):
     [
         (lambda outputs, targets: np.full(len(targets), np.nan), "score.. returned values that are not finite"),
         (lambda outputs, targets: np.ones(3), r"score.. returned shape \(3,\) for 30 samples"),
-        (lambda outputs, targets: 0.5, r"returned shape \(\) for 30 samples"),
+        (lambda outputs, targets: 0.5, r"score.. returned shape \(\) for 30 samples"),
     ],
 )
 def test_a_users_score_that_is_wrong_is_told(score, message, tmp_path):
@@ -354,9 +354,11 @@ def test_a_network_that_flattens_with_view_trains(tmp_path):
         def forward(self, x):
             return self.head(self.conv(x).view(len(x), -1))
 
-    assert fastest_layout(Views(), torch.zeros(2, 1, 8, 8)) == torch.contiguous_format
-    assert fastest_layout(convnet(), torch.zeros(2, 1, 8, 8)) == torch.channels_last
-    assert fastest_layout(nn.Linear(4, 3), torch.zeros(2, 4)) == torch.contiguous_format
+    assert lay_out(model := Views(), torch.zeros(2, 1, 8, 8)) == torch.contiguous_format
+    assert model.conv.weight.is_contiguous()
+    assert lay_out(model := convnet(), torch.zeros(2, 1, 8, 8)) == torch.channels_last
+    assert model[4].weight.is_contiguous(memory_format=torch.channels_last)
+    assert lay_out(nn.Linear(4, 3), torch.zeros(2, 4)) == torch.contiguous_format
     assert len(train(Views(), images(), tmp_path, FORMS["sgd"])["curves"]["epoch"]) == 5
 
 

@@ -1,0 +1,210 @@
+"""What a change of the recipe or of the user's code makes again, and what it says about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import tiny
+
+from edgekd import Recipe, artifact, pipeline, plan
+from edgekd.device import Device, Quantization
+from edgekd.errors import UsageError
+
+TEACHER = {"teacher", "export[teacher]", "validate[teacher]"}
+STUDENT = {"distill", "export[student]", "validate[student]"}
+PRUNED = {"prune", "export[pruned]", "validate[pruned]"}
+INT8 = {"quantize[S]", "export[int8-S]", "validate[int8-S]"}
+VALIDATED = {f"validate[{variant}]" for variant in ("teacher", "student", "pruned", "int8-S")}
+EXPORTED = {label.replace("validate", "export") for label in VALIDATED} | VALIDATED
+ALL = TEACHER | STUDENT | PRUNED | INT8
+
+
+def _planned(store: Path, content: dict, devices=("cpu",)) -> dict[str, plan.Planned]:
+    prepared = pipeline.prepare(Recipe.of(**content), devices, store=store)
+    return {one.step.label: one for one in pipeline.plan(prepared)}
+
+
+def _changed(content: dict, key: str, value: object) -> dict:
+    """Return a recipe with `key.key` changed."""
+    changed = json.loads(json.dumps(content))
+    *path, last = key.split(".")
+    target = changed
+    for name in path:
+        target = target.setdefault(name, {})
+    target[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "again"),
+    [
+        ("measure.processes", 2, set()),
+        ("gates.max_drop_pp", 1.0, set()),
+        ("validate.samples", 50, VALIDATED),
+        ("export.output_name", "scores", EXPORTED),
+        ("name", "other", EXPORTED),  # the ONNX file says which recipe made it
+        ("quantize.samples", 32, INT8),
+        ("prune.ratio", 0.25, PRUNED | INT8),
+        ("prune.epochs", 2, PRUNED | INT8),
+        ("distill.temperature", 2, STUDENT | PRUNED | INT8),
+        ("student.epochs", 3, STUDENT | PRUNED | INT8),
+        ("teacher.epochs", 4, ALL),
+        ("data.train_samples", 390, ALL),
+        ("seed", 1, ALL),
+    ],
+)
+def test_a_change_makes_again_what_depends_on_it_and_nothing_else(chain, key, value, again):
+    scheme = chain.content["devices"]["cpu"]["scheme"]["label"]
+    planned = _planned(chain.store, _changed(tiny(), key, value))
+    assert planned.keys() == {label.replace("S]", f"{scheme}]") for label in ALL}
+    found = {label for label, one in planned.items() if one.artifact is None}
+    assert found == {label.replace("S]", f"{scheme}]") for label in again}
+    assert all(bool(one.reason) == (one.artifact is None) for one in planned.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "step", "reason"),
+    [
+        ("prune.ratio", 0.25, "prune", "changed: prune.ratio: 0.5 -> 0.25"),
+        ("prune.ratio", 0.25, "export[pruned]", "needs prune, which will run"),
+        ("seed", 7, "teacher", "changed: seed: 0 -> 7"),
+        ("export.output_name", "scores", "export[student]", "changed: export.output_name: logits -> scores"),
+    ],
+)
+def test_the_reason_names_what_changed(chain, key, value, step, reason):
+    assert _planned(chain.store, _changed(tiny(), key, value))[step].reason == reason
+
+
+def test_in_an_empty_store_everything_is_new(tmp_path):
+    planned = _planned(tmp_path / "store", tiny())
+    assert all(one.artifact is None for one in planned.values())
+    assert planned["teacher"].reason == "never made"
+    assert planned["distill"].reason == "needs teacher, which will run"
+
+
+def test_an_interrupted_training_is_told(chain, store):
+    content = _changed(tiny(), "teacher.epochs", 9)
+    prepared = pipeline.prepare(Recipe.of(**content), ["cpu"], store=store)
+    step = plan.steps(prepared.recipe, prepared.devices)[0]
+    key = artifact.digest_of(plan.parts(step, prepared.recipe, prepared.data, {}, prepared.compute))
+    (store / "partial" / artifact.folder_name("teacher", key) / artifact.CHECKPOINT).mkdir(parents=True)
+    assert _planned(store, content)["teacher"].reason == "was interrupted; goes on from its checkpoint"
+
+
+def test_another_device_retrains_nothing(chain):
+    planned = _planned(chain.store, tiny(), devices=["cpu", "openvino"])
+    assert all(one.artifact for one in planned.values())
+
+
+def test_a_device_of_another_scheme_only_quantizes_for_itself(chain, tmp_path):
+    (tmp_path / "board.yaml").write_text(
+        "version: 1\nbackend: onnxruntime\nquantization: {activations: s8, symmetric: true}\n"
+    )
+    planned = _planned(chain.store, tiny(), devices=["cpu", str(tmp_path / "board.yaml")])
+    again = {label for label, one in planned.items() if one.artifact is None}
+    assert again == {"quantize[s8-symmetric]", "export[int8-s8-symmetric]", "validate[int8-s8-symmetric]"}
+
+
+def test_each_device_measures_the_int8_of_its_own_scheme():
+    devices = {
+        "a": Device(version=1, backend="onnxruntime", quantization=Quantization(activations="u8", reduce_range=False)),
+        "b": Device(version=1, backend="onnxruntime", quantization=Quantization(activations="s8", symmetric=True)),
+    }
+    steps = plan.steps(Recipe.of(**tiny()), devices)
+    schemes = plan.schemes(devices)
+    found = {name: plan.variants(schemes[name], steps)["int8"] for name in devices}
+    assert found == {"a": "int8-u8", "b": "int8-s8-symmetric"}
+    assert list(plan.variants(schemes["a"], steps)) == ["teacher", "student", "pruned", "int8"]
+
+
+def test_the_lowest_opset_of_the_devices_is_exported():
+    devices = {
+        "new": Device(version=1, backend="onnxruntime", max_opset=20),
+        "old": Device(version=1, backend="onnxruntime", max_opset=17),
+    }
+    exports = [step for step in plan.steps(Recipe.of(**tiny()), devices) if step.name == "export"]
+    assert {step.context["max_opset"] for step in exports} == {17}
+
+
+@pytest.mark.parametrize(
+    ("change", "models"),
+    [
+        ({}, {"prune": "distill", "quantize": "prune"}),
+        ({"prune": False}, {"quantize": "distill"}),
+        ({"distill": False, "student": None}, {"prune": "teacher", "quantize": "prune"}),
+        ({"distill": False, "student": None, "prune": False}, {"quantize": "teacher"}),
+    ],
+)
+def test_a_stage_works_on_the_newest_network(change, models):
+    devices = {"cpu": Device(version=1, backend="onnxruntime")}
+    steps = plan.steps(Recipe.of(**tiny(**change)), devices)
+    assert {step.name: step.needs["model"] for step in steps if step.name in ("prune", "quantize")} == models
+
+
+# ---- the user's own code is part of the key of what runs it
+
+
+NET = "from torch import nn\nfrom {helper} import WIDTH\ndef net():\n    return nn.Linear(36, WIDTH)\n"
+
+
+def _keys(recipe: Recipe, store: Path) -> dict[str, str]:
+    """Return the keys of the first steps, where the inputs of a step stay what they are."""
+    prepared = pipeline.prepare(recipe, ["cpu"], store=store)
+    keys, known = {}, {}
+    for step in plan.steps(recipe, prepared.devices):
+        inputs = {role: known[label] for role, label in step.needs.items()}
+        parts = plan.parts(step, recipe, prepared.data, inputs, prepared.compute)
+        keys[step.label] = artifact.digest_of(parts)
+        known[step.label] = artifact.Artifact(store, step.name, "", "same", {}, parts)
+    return keys
+
+
+def test_a_changed_module_changes_what_runs_it(write_recipe, module, workplace, tmp_path):
+    helpers = [module("WIDTH = 3\n"), module("WIDTH = 3\n")]
+    nets = [module(NET.format(helper=helper)) for helper in helpers]
+    recipe = write_recipe(teacher={"model": f"{nets[0]}:net"}, student={"model": f"{nets[1]}:net"}, prune=False)
+    before = _keys(Recipe.load(str(recipe)), tmp_path)
+    (workplace / f"{helpers[1]}.py").write_text("WIDTH = 3  # of the student\n")
+    after = _keys(Recipe.load(str(recipe)), tmp_path)
+    assert {label for label in before if before[label] == after[label]} == TEACHER
+    (workplace / f"{helpers[0]}.py").write_text("WIDTH = 3  # of the teacher\n")
+    assert not set(_keys(Recipe.load(str(recipe)), tmp_path).items()) & set(after.items())
+
+
+def test_a_weights_file_is_known_by_its_content(write_recipe, workplace, tmp_path):
+    def keys(name: str, content: bytes) -> dict[str, str]:
+        (workplace / name).write_bytes(content)
+        return _keys(Recipe.load(str(write_recipe(teacher={"model": "mlp", "weights": name}))), tmp_path)
+
+    first = keys("a.safetensors", b"1")
+    assert keys("b.safetensors", b"1") == first
+    assert keys("a.safetensors", b"2")["teacher"] != first["teacher"]
+
+
+def test_the_number_of_threads_is_part_of_what_is_trained(chain, monkeypatch):
+    monkeypatch.setattr(plan, "threads", lambda: 64)
+    again = {label for label, one in _planned(chain.store, tiny()).items() if one.artifact is None}
+    assert {"teacher"} == {
+        label for label in again if not _planned(chain.store, tiny())[label].reason.startswith("needs")
+    }
+
+
+@pytest.mark.parametrize(("asked", "found"), [("cpu", "cpu"), ("cuda", "cuda")])
+def test_the_kind_of_processor_is_the_one_that_is_asked_for(asked, found):
+    assert plan.compute_kind(asked) == found
+
+
+def test_everything_wrong_is_told_at_once(workplace):
+    recipe = Recipe.of(**tiny(teacher={"model": "a"}, student={"model": "b:c"}, task="d", data="e"))
+    with pytest.raises(UsageError) as error:
+        plan.check(recipe, {"box": Device(version=1, backend="f")}, None)
+    for part in (
+        "teacher.model: no network 'a'",
+        "student.model: b:c",
+        "no task 'd'",
+        "device box: no backend 'f'",
+        '"e"',
+    ):
+        assert part in str(error.value)
