@@ -116,8 +116,8 @@ def load_device(name: str) -> Device:
     return load(find(name), Device)
 
 
-def load_devices(names: Sequence[str]) -> dict[str, Device]:
-    """Return several profiles by the names that they have in reports.
+def load_devices(names: Sequence[str] | str) -> dict[str, Device]:
+    """Return several profiles by the names that they have in reports; one may be given as text.
 
     Raises:
         UsageError: none is named, one does not exist or is wrong, or two have the same name.
@@ -125,7 +125,7 @@ def load_devices(names: Sequence[str]) -> dict[str, Device]:
     if not names:
         raise UsageError(f"no device was named (shipped: {', '.join(shipped_devices())})")
     found: dict[str, Device] = {}
-    for name in names:
+    for name in [names] if isinstance(names, str) else names:
         own = device_name(name)
         if own in found:
             raise UsageError(f"two devices are called {own!r}; each is measured once, under a name of its own")

@@ -69,7 +69,7 @@ class Job:
 
 def prepare(
     recipe: Recipe,
-    devices: Sequence[str],
+    devices: Sequence[str] | str,
     *,
     out: Path | None = None,
     store: Path | None = None,
@@ -105,7 +105,7 @@ def plan(prepared: Job) -> list[Planned]:
 
 def run(
     recipe: Recipe,
-    devices: Sequence[str] = ("cpu",),
+    devices: Sequence[str] | str = ("cpu",),
     *,
     out: Path | str | None = None,
     store: Path | None = None,

@@ -24,6 +24,7 @@ from edgekd.version import __version__
 
 RUN_FILE = "run.json"
 SCHEMA = 1
+_MARK = "unfinished"
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch", "torchao", "torch-pruning", "accelerate")
 
 
@@ -64,7 +65,9 @@ def replacing(target: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the target's place when the block succeeds, and vanishes when it does not."""
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    _sweep(target.parent)
+    mark = f"{_MARK}-{plain(platform.node())}-{os.getpid()}"
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.{mark}.", dir=target.parent))
     try:
         yield folder
         folder.chmod(0o755)
@@ -77,6 +80,32 @@ def replacing(target: Path) -> Iterator[Path]:
         raise storage_error(f"the run {target}", str(target.parent), error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the unfinished folders of runs of this machine that were killed; an old run in their way comes back."""
+    pattern = re.compile(
+        rf"\.(?P<target>.+)\.{_MARK}-{re.escape(plain(platform.node()))}-(?P<pid>\d+)\.\w+(?P<old>\.old)?"
+    )
+    for path in list(parent.iterdir()):
+        found = pattern.fullmatch(path.name)
+        if found is None or _alive(int(found["pid"])):
+            continue
+        target = parent / found["target"]
+        if found["old"] and not target.exists():
+            path.replace(target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_labels(folder: Path, targets: Mapping[str, np.ndarray]) -> None:

@@ -111,7 +111,7 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path):
     def full(out: Path) -> dict:
         raise OSError(28, os.strerror(28))
 
-    with pytest.raises(StageError, match="no space left in the store .*edgekd cache gc"):
+    with pytest.raises(StageError, match=r"no space left in the store .*edgekd cache gc"):
         artifact.build(store, "teacher", PARTS, full)
 
 

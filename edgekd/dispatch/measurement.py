@@ -35,7 +35,9 @@ def take(
     Returns:
         None, or what run.json says of a device that gave no measurement: {"kind", "message"}.
     """
-    with tempfile.TemporaryDirectory(prefix="edgekd-job-") as temporary:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the measurement: what a killed run leaves goes with its unfinished folder.
+    with tempfile.TemporaryDirectory(prefix=".job-", dir=out.parent) as temporary:
         folder = Path(temporary) / "job"
         job.write(
             folder, name=name, device=device, models=models, reference=reference,

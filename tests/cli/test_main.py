@@ -1,0 +1,116 @@
+"""The command line as a whole: help, exit codes, interruption, bugs."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from tiny import ROOT, tiny
+
+from edgekd import cli
+from edgekd.errors import DeviceError, StageError, UsageError
+from edgekd.version import __version__
+
+
+def test_help_names_every_command_and_every_exit_code(edgekd):
+    outcome = edgekd("--help")
+    assert outcome.code == 0
+    for name in cli.COMMANDS:
+        assert f"  {name} " in outcome.out
+    for code in ("0 all gates", "1 a gate", "2 wrong", "3 a stage", "4 a device", "130 interrupted"):
+        assert code in " ".join(outcome.out.split())
+
+
+def test_every_command_is_a_module_and_every_module_a_command():
+    modules = {path.stem for path in (ROOT / "edgekd" / "cli").glob("*.py")} - {"__init__", "display"}
+    assert modules == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_command_explains_itself_and_each_of_its_options(edgekd, name):
+    command = importlib.import_module(f"edgekd.cli.{name}").command
+    commands = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+    for one in [command, *commands]:
+        assert one.help
+        for option in one.params:
+            if isinstance(option, click.Option):
+                assert option.help or option.name == "batch_size", f"{name} {option.name}"
+    outcome = edgekd(name, "--help")
+    assert outcome.code == 0
+    assert outcome.out.startswith("Usage: ")
+
+
+def test_the_version(edgekd):
+    assert edgekd("--version").out == f"edgekd {__version__}\n"
+
+
+def test_the_module_and_the_script_are_the_same():
+    main = importlib.import_module("edgekd.__main__")
+    assert main.main is cli.main
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"edgekd": "edgekd.cli:main"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (UsageError("a key is wrong"), 2, "error: a key is wrong\n"),
+        (StageError("a stage failed"), 3, "error: a stage failed\n"),
+        (DeviceError("the board is off"), 4, "error: the board is off\n"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x"), 3, "error: /data/x: No space left on device\n"),
+        (KeyboardInterrupt(), 130, "interrupted; what is finished is kept: run the same command again to go on\n"),
+    ],
+)
+def test_an_error_is_told_on_standard_error_with_its_exit_code(edgekd, monkeypatch, error, code, told):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("edgekd.recipe.find", fail)
+    outcome = edgekd("recipe", "show", "digits")
+    assert (outcome.code, outcome.out, outcome.err) == (code, "", told)
+
+
+def test_a_bug_is_told_in_one_line_and_its_traceback_kept(monkeypatch, capsys):
+    monkeypatch.setattr("edgekd.recipe.find", lambda name: 1 // 0)
+    monkeypatch.setattr(sys, "argv", ["edgekd", "recipe", "show"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 3
+    assert line.startswith("internal error: ZeroDivisionError: ")
+    kept = Path(line.rpartition(" ")[2])
+    assert "ZeroDivisionError" in kept.read_text()
+    kept.unlink()
+
+
+@pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_exits_130_and_goes_on(tmp_path, signalled):
+    content = {"version": 1, **tiny(teacher={"model": "mlp", "epochs": 10_000, "batch_size": 8})}
+    (tmp_path / "long.yaml").write_text(json.dumps(content))
+    store = tmp_path / "store"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgekd", "pipeline", "long.yaml"],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "EDGEKD_HOME": str(store)},
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(store.glob("partial/teacher-*/checkpoint/*")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signalled)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == "interrupted; what is finished is kept: run the same command again to go on\n"
+    assert list(store.glob("partial/teacher-*/checkpoint/*"))
+    assert not list(store.glob("artifacts/*"))
+    assert not list(store.glob("runs/*"))
