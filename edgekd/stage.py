@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from edgekd.artifact import Artifact
-from edgekd.options import Data
+if TYPE_CHECKING:  # declarations are read in milliseconds
+    from edgekd.artifact import Artifact
+    from edgekd.options import Data
 
 Progress = Callable[[int, int, str], None]
 """`(done, total, text)`, called by long work."""

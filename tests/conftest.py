@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import Chain, Outcome, tiny
+from tiny import ROOT, Chain, Outcome, tiny
 
 from edgekd import Recipe, cli, run
 from edgekd.dispatch import job, local
@@ -35,6 +37,26 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     recipe = Recipe.of(**tiny())
     result = run(recipe, devices=["cpu"], out=folder / "run", store=folder / "store")
     return Chain(recipe, folder / "store", result)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel that a user would install."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--no-deps", "--wheel-dir", folder, ROOT)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def pip(*arguments: str | Path, python: Path | str = sys.executable) -> None:
+    """Run pip with the constraints, for what it builds too; skip where it finds no package index."""
+    command = [python, "-m", "pip", "--disable-pip-version-check", *arguments]
+    environment = {**os.environ, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    offline = ("Could not find a version", "No matching distribution", "NewConnectionError", "NameResolutionError")
+    if done.returncode and any(sign in done.stderr for sign in offline):
+        pytest.skip(f"pip reaches no package index: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

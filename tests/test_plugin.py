@@ -120,7 +120,7 @@ def test_names_that_the_source_does_not_show_are_allowed(project: Path) -> None:
         ("mine_of_test.sub:small", '"mine_of_test.sub" is a folder; name a module in it'),
         ("mine_of_test.nets:smal", 'nets.py has no "smal"; did you mean "small"? (it has: Bare, Derived, Net, SCALE, '),
         ("sys:exit", '"sys" is not Python source (built-in)'),
-        ("__main__:nothing_there", 'there is no module "__main__"'),
+        ("__main__:nothing_there", "__main__:nothing_there: "),
     ],
 )
 def test_a_wrong_name_says_what_there_is(project: Path, name: str, message: str) -> None:

@@ -10,7 +10,6 @@ import click
 import yaml
 
 from edgekd import recipe as recipes
-from edgekd.document import DocumentError
 from edgekd.errors import UsageError
 
 
@@ -64,7 +63,7 @@ def check(names: Sequence[str], overrides: Sequence[str]) -> int:
         try:
             recipes.Recipe.load(name, overrides)
             click.echo(f"{name}: ok")
-        except DocumentError as error:
+        except UsageError as error:
             failed = True
             click.echo(f"error: {error}", err=True)
     return 2 if failed else 0

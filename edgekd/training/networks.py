@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from edgekd.errors import StageError
 from edgekd.models import Description
 from edgekd.options import Network
 from edgekd.training.engine import seed_everything
+
+MALFORMED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+"""What torch's restricted unpickler raises on files that it cannot make sense of."""
 
 
 def describe(network: Network, data: Data) -> Description:
@@ -88,12 +92,14 @@ def store(out: Path, description: Description, model: nn.Module, facts: dict[str
 def _load_weights(model: nn.Module, path: Path) -> None:
     """Load a safetensors file, or the state dict of a `.pt` file, which is read without running anything in it."""
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file that torch did not write, it doubts the protocol before it fails
+            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError as error:
         raise StageError(f"weights {path}: there is no such file") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except (SafetensorError, pickle.UnpicklingError, *MALFORMED) as error:
         raise StageError(
-            f"weights {path} cannot be read: {str(error).splitlines()[0]}; give a safetensors file, or the state dict "
+            f"weights {path} cannot be read: {_first_line(error)}; give a safetensors file, or the state dict "
             "that torch.save(model.state_dict(), path) writes"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -107,6 +113,10 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise StageError(f"weights {path} do not fit the network: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
