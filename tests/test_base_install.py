@@ -1,4 +1,4 @@
-"""The base install has no torch: in a virtual environment of its own, from the wheel, every command but training works."""
+"""The base install has no torch: from the wheel, in an environment of its own, all but training works."""
 
 from __future__ import annotations
 

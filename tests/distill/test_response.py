@@ -32,7 +32,9 @@ def test_the_mean_is_over_samples_not_over_elements():
     student, teacher = _logits(1, classes=100)
     per_sample = kd(student, teacher, reduction="none")
     assert per_sample.shape == (8,)
-    assert float(kd(torch.cat([student] * 3), torch.cat([teacher] * 3))) == pytest.approx(float(per_sample.mean()), rel=1e-6)
+    assert float(kd(torch.cat([student] * 3), torch.cat([teacher] * 3))) == pytest.approx(
+        float(per_sample.mean()), rel=1e-6
+    )
 
 
 def test_classes_that_both_rule_out_change_nothing():
@@ -59,6 +61,32 @@ def test_equal_answers_cost_nothing_and_the_teacher_gets_no_gradient():
     kd(student, teacher).backward()
     assert teacher.grad is None
     assert float(student.grad.abs().sum()) > 0
+
+
+def test_swapped_arguments_are_another_loss():
+    """KL(p || q) and KL(q || p) of (0.9, 0.1) and (0.5, 0.5), by hand: 0.3681 and 0.5108 nats."""
+    teacher, student = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()
+    assert float(kd(student, teacher, temperature=1.0)) == pytest.approx(0.368064, abs=1e-6)
+    assert float(kd(teacher, student, temperature=1.0)) == pytest.approx(0.510826, abs=1e-6)
+
+
+@given(st.integers(0, 10_000), st.floats(0.5, 20))
+@settings(max_examples=30, deadline=None)
+def test_it_is_never_negative_and_blind_to_a_constant_in_the_logits(seed, temperature):
+    student, teacher = _logits(seed)
+    per_sample = kd(student, teacher, temperature=temperature, reduction="none")
+    assert float(per_sample.min()) >= -1e-4
+    moved = kd(student + 5.0, teacher - 3.0, temperature=temperature, reduction="none")
+    torch.testing.assert_close(per_sample, moved, rtol=2e-4, atol=2e-4)
+
+
+def test_its_gradient_is_the_difference_of_the_softened_probabilities():
+    """d/dz_s of T^2 KL, meaned over B: T (q - p) / B."""
+    student, teacher = _logits(5)
+    student.requires_grad_(True)
+    kd(student, teacher, temperature=3.0).backward()
+    expected = 3 * (softmax(student.detach().numpy() / 3, 1) - softmax(teacher.numpy() / 3, 1)) / 8
+    np.testing.assert_allclose(student.grad, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from torch import nn
 from edgekd import models
 from edgekd.compress import pruning
 from edgekd.errors import EdgekdError, StageError
-from edgekd.models import Description
+from edgekd.models import Description, resnet
 from edgekd.stages.prune import Options
 
 SHAPES = {"mlp": (1, 28, 28), "convnet": (1, 8, 8), "resnet": (1, 28, 28)}
@@ -39,7 +40,7 @@ def trained(description: Description) -> nn.Module:
 
 
 def dense(*sizes: int) -> int:
-    return sum((inputs + 1) * outputs for inputs, outputs in zip(sizes, sizes[1:], strict=False))
+    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
 
 
 @pytest.mark.parametrize(
@@ -81,11 +82,11 @@ def test_a_resnet_has_the_parameters_of_its_layers(width, blocks):
 
 
 def test_a_residual_block_adds_its_input():
-    block = models.resnet.Block(4, 4, 1).eval()
+    block = resnet.Block(4, 4, 1).eval()
     nn.init.zeros_(block.bn2.weight)
     x = torch.randn(2, 4, 6, 6)
     torch.testing.assert_close(block(x), x.relu())
-    assert models.resnet.Block(4, 8, 2).eval()(x).shape == (2, 8, 3, 3)
+    assert resnet.Block(4, 8, 2).eval()(x).shape == (2, 8, 3, 3)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -168,7 +169,10 @@ def edited(folder: Path, **changes) -> None:
         ({"factory": "edgekd.models.absent:build"}, "edgekd.models.absent"),
         ({"factory": "edgekd.models.mlp:absent"}, "absent"),
         ({"factory": "no colon"}, "no colon"),
-        ({"factory": "edgekd.shipped:shipped", "args": {"kind": "x"}}, "returned PosixPath; it must return a torch.nn.Module"),
+        (
+            {"factory": "edgekd.shipped:shipped", "args": {"kind": "x"}},
+            "returned PosixPath; it must return a torch.nn.Module",
+        ),
         ({"args": {"input_shape": [1, 28, 28], "classes": 10, "depth": 4}}, "depth"),
         ({"args": {"input_shape": [1, 28, 28], "classes": 11}}, "model.safetensors does not fit model.json"),
         ({"edits": [{"edit": "pruning", "history": [["absent", True, [0]]]}]}, "do not fit the network"),
@@ -208,6 +212,8 @@ def test_no_pickle_is_read_anywhere():
             loads += 1
             assert "weights_only=True" in call, f"{file}: {call}"
         assert text.count("torch.load(") == len(re.findall(r"torch\.load\((?:[^()]|\([^()]*\))*\)", text)), file
-        assert not re.search(r"pickle\.loads?\(|Unpickler|marshal\.|shelve|joblib|dill|torch\.jit\.load|allow_pickle=True", text), file
+        assert not re.search(
+            r"pickle\.loads?\(|Unpickler|marshal\.|shelve|joblib|dill|torch\.jit\.load|allow_pickle=True", text
+        ), file
         assert not re.search(r"from (pickle|torch) import .*\bloads?\b", text), file
     assert loads == 2

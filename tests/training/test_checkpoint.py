@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,10 @@ def test_a_write_that_was_cut_short_leaves_the_old_one(tmp_path, monkeypatch):
     def killed(self: Path, target: Path) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", killed)
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
         checkpoint.save(tmp_path, {**STATE, "epoch": 4})
+    monkeypatch.undo()
     assert len(list(place(tmp_path).parent.iterdir())) == 2
     assert checkpoint.load(tmp_path)["epoch"] == 3
     assert [path.name for path in place(tmp_path).parent.iterdir()] == [checkpoint.FILE]
@@ -91,6 +93,6 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
         now[0] += 0.1
         writer.offer(dict)
     assert written[0] == pytest.approx(100 + checkpoint.SECONDS_BETWEEN, abs=0.11)
-    gaps = [later - earlier - 0.5 for earlier, later in zip(written, written[1:], strict=False)]
+    gaps = [later - earlier - 0.5 for earlier, later in pairwise(written)]
     assert len(gaps) >= 3
     assert min(gaps) >= 0.5 / checkpoint.LARGEST_SHARE - 1e-6

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training.small import TASK, convnet, images, labels, train
 
 from edgekd.data import Data, Split
 from edgekd.errors import StageError
@@ -18,6 +17,8 @@ from edgekd.options import Augment, Training
 from edgekd.training import checkpoint
 from edgekd.training.engine import accelerate, lay_out, mixed, seed_everything
 from edgekd.training.evaluation import evaluate
+
+from .small import TASK, convnet, images, labels, train
 
 
 class Killed(BaseException):
@@ -62,7 +63,9 @@ FORMS = {
     "sgd": Training(epochs=5, batch_size=16, optimizer="sgd", learning_rate=0.1),
     "adamw": Training(epochs=5, batch_size=16),
     "views": Training(epochs=4, batch_size=16, augment=Augment(crop=2, flip=True)),
-    "clipped": Training(epochs=4, batch_size=16, gradient_clip=0.1, label_smoothing=0.1, schedule="constant", warmup=0.0),
+    "clipped": Training(
+        epochs=4, batch_size=16, gradient_clip=0.1, label_smoothing=0.1, schedule="constant", warmup=0.0
+    ),
     "patience": Training(epochs=30, batch_size=16, patience=2, learning_rate=0.02),
     "bf16": Training(epochs=3, batch_size=16, precision="bf16"),
 }
@@ -149,7 +152,9 @@ def test_the_seed_decides_order_views_and_dropout(tmp_path):
 
 def test_every_epoch_sees_another_order_and_leaves_out_only_the_partial_batch(tmp_path):
     data = images(train=11)
-    data = replace(data, train=Split(np.arange(11, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32), data.train.targets))
+    data = replace(
+        data, train=Split(np.arange(11, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32), data.train.targets)
+    )
     seen = []
 
     def objective(outputs, inputs, targets):
@@ -161,7 +166,7 @@ def test_every_epoch_sees_another_order_and_leaves_out_only_the_partial_batch(tm
     epochs = [seen[n] + seen[n + 1] for n in range(0, 40, 2)]
     assert all(len(set(epoch)) == 8 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 20
-    assert set(sum(epochs, [])) == set(range(11))
+    assert {sample for epoch in epochs for sample in epoch} == set(range(11))
 
 
 def test_a_batch_larger_than_the_data_is_all_of_them(tmp_path):
@@ -243,7 +248,9 @@ def test_a_loss_that_is_no_number_stops_at_once(bad, step, tmp_path):
         return labels(outputs, inputs, targets) * (bad if count[0] == step else 1.0)
 
     where = f"epoch {(step - 1) // 4 + 1}, step {(step - 1) % 4 + 1}"
-    with pytest.raises(StageError, match=rf"the loss became -?(nan|inf) in {where}; lower learning_rate \(0.001\), or set"):
+    with pytest.raises(
+        StageError, match=rf"the loss became -?(nan|inf) in {where}; lower learning_rate \(0.001\), or set"
+    ):
         train(built(), images(), tmp_path, FORMS["adamw"], objective=objective)
     assert count[0] == step
 
@@ -253,7 +260,9 @@ def test_a_learning_rate_that_is_too_high_is_told(tmp_path):
     data = images()
     data = replace(data, train=Split(data.train.inputs * 1e8, data.train.targets))
     with pytest.raises(StageError, match="lower learning_rate"):
-        train(nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3)), data, tmp_path, options)
+        train(
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3)), data, tmp_path, options
+        )
 
 
 @pytest.mark.parametrize(
@@ -284,7 +293,9 @@ def test_a_users_score_that_is_wrong_is_told(score, message, tmp_path):
 
 def test_a_network_that_works_only_outside_of_training_is_told(tmp_path):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.BatchNorm1d(3))
-    with pytest.raises(StageError, match=r"training fails on a batch of shape \(1, 1, 8, 8\): Expected more than 1 value"):
+    with pytest.raises(
+        StageError, match=r"training fails on a batch of shape \(1, 1, 8, 8\): Expected more than 1 value"
+    ):
         train(network, images(), tmp_path, Training(epochs=1, batch_size=1))
 
 
@@ -308,7 +319,9 @@ def test_a_plain_step_is_that_of_the_closed_form_gradient(tmp_path):
     nn.init.zeros_(model[1].weight)
     nn.init.zeros_(model[1].bias)
     data = images()
-    options = Training(epochs=1, batch_size=70, optimizer="sgd", momentum=0.0, learning_rate=0.5, weight_decay=0.1, warmup=0.0)
+    options = Training(
+        epochs=1, batch_size=70, optimizer="sgd", momentum=0.0, learning_rate=0.5, weight_decay=0.1, warmup=0.0
+    )
     facts = train(model, data, tmp_path, options)
     x, y = data.train.inputs.reshape(70, 64).astype(np.float64), np.eye(3)[data.train.targets]
     np.testing.assert_allclose(model[1].weight.detach(), -0.5 * (1 / 3 - y).T @ x / 70, rtol=1e-4, atol=1e-6)
@@ -402,7 +415,11 @@ def test_asking_for_a_gpu_that_is_not_there(monkeypatch):
 
 
 def test_precision_may_change_from_training_to_training_in_one_process():
-    assert [accelerate("cpu", precision).mixed_precision for precision in ("fp32", "bf16", "fp32")] == ["no", "bf16", "no"]
+    assert [accelerate("cpu", precision).mixed_precision for precision in ("fp32", "bf16", "fp32")] == [
+        "no",
+        "bf16",
+        "no",
+    ]
 
 
 def test_auto_precision_asks_the_processor(monkeypatch):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pickle
 
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from training.small import images
 
 from edgekd import models
 from edgekd.errors import StageError
 from edgekd.options import Network
 from edgekd.training import networks
+
+from .small import images
 
 MLP = Network(model="mlp", widths=(5,))
 
@@ -60,7 +60,11 @@ class Evil:
         ("text.safetensors", "hello", "cannot be read"),
         ("pickle.pt", pickle.dumps(Evil()), "cannot be read"),
         ("evil.pt", Evil(), "cannot be read"),
-        ("module.pt", nn.Linear(2, 2), "cannot be read: .*; give a safetensors file, or the state dict that torch.save"),
+        (
+            "module.pt",
+            nn.Linear(2, 2),
+            "cannot be read: .*; give a safetensors file, or the state dict that torch.save",
+        ),
         ("wrapped.pt", {"epoch": 3, "state_dict": {}}, "hold a dictionary of epoch, state_dict; expected a state dict"),
         ("list.pt", [1, 2], "hold list; expected a state dict"),
         ("other.pt", {"x": torch.zeros(2)}, "do not fit the network"),
@@ -110,7 +114,9 @@ def test_what_a_network_returns_is_checked(make, message):
         networks.check_outputs(Returns(make), images(), "student")
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 8, 3, padding=1), lambda: nn.Conv2d(4, 8, 3, groups=4, stride=2)])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Conv2d(3, 8, 3, padding=1), lambda: nn.Conv2d(4, 8, 3, groups=4, stride=2)]
+)
 def test_multiply_accumulates_are_those_of_the_closed_form(make):
     conv = make()
     size = (conv.in_channels, 9, 9)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training.small import convnet, images, train
 
 from edgekd.options import Training
 from edgekd.training.schedule import learning_rate, make_optimizer, set_learning_rate
+
+from .small import convnet, images, train
 
 
 def rates(steps: int, **options) -> np.ndarray:

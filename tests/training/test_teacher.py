@@ -30,13 +30,18 @@ def test_a_teacher_learns_the_digits_and_is_stored(tmp_path: Path):
     facts = train(options, given(), tmp_path)
     data, stored = datasets.of(given()), models.load(tmp_path)
     assert facts["validation"] >= 0.85  # 340 samples; chance is 0.1
-    assert evaluate(stored, data.validation, tasks.load("classification"), accelerate("cpu", "fp32")) == facts["validation"]
+    assert (
+        evaluate(stored, data.validation, tasks.load("classification"), accelerate("cpu", "fp32"))
+        == facts["validation"]
+    )
     assert (facts["parameters"], facts["macs"]) == (64 * 65 + 65 * 10, 64 * 64 + 64 * 10)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
 
 def test_given_weights_are_used_as_they_are(tmp_path: Path):
-    state = models.create(models.Description("edgekd.models.mlp:build", {"input_shape": [1, 8, 8], "classes": 10}, ())).state_dict()
+    state = models.create(
+        models.Description("edgekd.models.mlp:build", {"input_shape": [1, 8, 8], "classes": 10}, ())
+    ).state_dict()
     save_file(state, tmp_path / "weights.safetensors")
     (tmp_path / "out").mkdir()
     facts = train(Options(model="mlp", weights=tmp_path / "weights.safetensors"), given(), tmp_path / "out")
@@ -48,6 +53,8 @@ def test_given_weights_are_used_as_they_are(tmp_path: Path):
 
 def test_a_network_for_other_data_is_refused_before_it_is_trained(tmp_path: Path):
     options = Options(model="torch.nn:Linear", args={"in_features": 8, "out_features": 10})
-    with pytest.raises(StageError, match=r"teacher: the network returned a tensor of shape \(2, 1, 8, 10\)|data have 10"):
+    with pytest.raises(
+        StageError, match=r"teacher: the network returned a tensor of shape \(2, 1, 8, 10\)|data have 10"
+    ):
         train(options, given(), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,9 @@ def reference(inputs: np.ndarray, augment: Augment, seed: int, fill: np.ndarray)
     generator, seen = torch.Generator().manual_seed(seed), np.empty_like(inputs)
     mirrored = torch.rand(batch, generator=generator).numpy() < 0.5 if augment.flip else np.zeros(batch, bool)
     border = augment.crop
-    shifts = torch.randint(0, 2 * border + 1, (2, batch), generator=generator).numpy() if border else np.zeros((2, batch))
+    shifts = (
+        torch.randint(0, 2 * border + 1, (2, batch), generator=generator).numpy() if border else np.zeros((2, batch))
+    )
     for n in range(batch):
         image = inputs[n, :, :, ::-1] if mirrored[n] else inputs[n]
         for c in range(channels):
