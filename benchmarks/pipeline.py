@@ -1,4 +1,4 @@
-"""Wall time of a recipe, cold and cached, in one run: python benchmarks/pipeline.py [RECIPE] [edgekd pipeline's options]"""
+"""Wall time of a recipe, cold and cached, in one run: python benchmarks/pipeline.py [RECIPE and options]"""
 
 from __future__ import annotations
 

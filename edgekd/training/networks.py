@@ -93,7 +93,8 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     """Load a safetensors file, or the state dict of a `.pt` file, which is read without running anything in it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a file that torch did not write, it doubts the protocol before it fails
+            # Of a file that torch did not write, it doubts the protocol before it fails.
+            warnings.simplefilter("ignore")
             state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError as error:
         raise StageError(f"weights {path}: there is no such file") from error

@@ -195,5 +195,5 @@ def test_a_student_recognises_the_class_it_never_saw(omitted):
     ids=["element mean", "no T squared", "decisions", "no logarithm", "shifted classes"],
 )
 def test_with_a_wrong_loss_it_does_not(omitted, wrong):
-    """So the test above means something. (Swapped arguments do teach it: the closed forms of test_response tell them.)"""
+    """So the test above means something. Swapped arguments do teach it; the closed forms of test_response tell them."""
     assert recall(omitted, wrong) <= 0.2

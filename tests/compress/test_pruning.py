@@ -1,0 +1,378 @@
+"""Pruning removes the channels that matter least, all that hang on them, and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from edgekd import models
+from edgekd import stages as declared
+from edgekd.artifact import Artifact
+from edgekd.compress import pruning
+from edgekd.compress.pruning import Group, remove_channels, restore
+from edgekd.errors import StageError
+from edgekd.models import Description
+from edgekd.options import Data, Network
+from edgekd.stage import Inputs
+from edgekd.stages.prune import Options
+from edgekd.training import networks
+
+SHAPE = (3, 8, 8)
+CONVNET = Description(
+    "edgekd.models.convnet:build", {"input_shape": SHAPE, "classes": 5, "width": 16, "blocks": (1, 2)}, SHAPE
+)
+RESNET = Description("edgekd.models.resnet:build", {"input_shape": SHAPE, "classes": 5, "width": 16}, SHAPE)
+
+
+def built(description: Description, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return models.create(description)
+
+
+def widths(model: nn.Module) -> dict[str, int]:
+    """Return the number of outputs of every layer."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    return {name: layer.weight.shape[0] for name, layer in layers.items()}
+
+
+class Parts(nn.Module):
+    """A network given by its layers and a function; so each test shows the whole of it."""
+
+    def __init__(self, forward, **layers: nn.Module) -> None:
+        super().__init__()
+        self.steps = forward
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.steps(self, x)
+
+
+def conv(inputs: int, outputs: int, **more) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **more)
+
+
+def head(inputs: int) -> nn.Linear:
+    return nn.Linear(inputs, 5)
+
+
+def pooled(x: Tensor) -> Tensor:
+    return x.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [
+        (0.25, {"0": 16, "3": 24, "6": 24}),  # 12 of 16 lies between 8 and 16: the larger
+        (0.3, {"0": 8, "3": 24, "6": 24}),
+        (0.5, {"0": 8, "3": 16, "6": 16}),
+        (0.8, {"0": 8, "3": 8, "6": 8}),
+        (0.99, {"0": 8, "3": 8, "6": 8}),  # a multiple always stays
+    ],
+)
+def test_what_stays_is_the_nearest_multiple_of_round_to(ratio, expected):
+    model = built(CONVNET)
+    remove_channels(model, Options(ratio=ratio), SHAPE)
+    assert widths(model) == {**expected, "11": 5}
+
+
+def test_coupled_layers_of_a_resnet_lose_the_same_channels():
+    model = built(RESNET)
+    remove_channels(model, Options(ratio=0.25), SHAPE)
+    assert widths(model) == {
+        "stem.0": 16, "stages.0.0.conv1": 16, "stages.0.0.conv2": 16,
+        "stages.1.0.conv1": 24, "stages.1.0.conv2": 24, "stages.1.0.shortcut.0": 24,
+        "stages.2.0.conv1": 48, "stages.2.0.conv2": 48, "stages.2.0.shortcut.0": 48, "head": 5,
+    }  # fmt: skip
+
+
+def test_both_sides_of_an_addition_and_their_normalisation_lose_the_same_channels():
+    """Every weight is the number of its output channel, so the lowest numbers go, and the rest can be read off."""
+    model = built(RESNET)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+                numbers = torch.arange(1.0, len(module.weight) + 1)
+                module.weight.copy_(numbers.view(-1, *[1] * (module.weight.ndim - 1)).expand_as(module.weight))
+    remove_channels(model, Options(ratio=0.25), SHAPE)
+    for name in ("conv2", "bn2", "shortcut.0", "shortcut.1", "conv1", "bn1"):
+        weight = model.get_submodule(f"stages.1.0.{name}").weight
+        assert weight.flatten(1 if weight.ndim > 1 else 0).view(24, -1)[:, 0].tolist() == list(range(9, 33)), name
+
+
+@given(
+    channels=st.integers(1, 200), sections=st.sampled_from([1, 2, 4]), ratio=st.floats(0.01, 0.99),
+    round_to=st.sampled_from([1, 4, 8, 12]),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_the_rounding_is_to_the_nearest_that_can_be(channels, sections, ratio, round_to):
+    group = Group("x", nn.Identity(), None, sections, torch.ones(channels))
+    total, wanted = channels * sections, (1 - ratio) * channels * sections
+    kept = pruning._kept(group, 1 - ratio, round_to)
+    multiple = int(np.lcm(round_to, sections))
+    possible = [count for count in range(1, total + 1) if count % multiple == 0 or count == total]
+    assert kept in possible
+    distance = min(abs(count - wanted) for count in possible)
+    assert abs(kept - wanted) <= distance + 1e-5
+    assert kept == max(count for count in possible if abs(abs(count - wanted) - distance) < 1e-5)
+
+
+def test_the_ratio_is_exact_where_nothing_is_rounded():
+    for ratio in (0.1, 0.25, 0.3, 0.7, 0.9):
+        model = nn.Sequential(nn.Linear(4, 100), nn.ReLU(), nn.Linear(100, 2)).eval()
+        remove_channels(model, Options(ratio=ratio, round_to=1), (4,))
+        assert model[0].out_features == round(100 * (1 - ratio))
+
+
+def test_the_least_important_channels_go():
+    """Group magnitude: squared norm of a unit's row and of the column that reads it, each added; here of known size."""
+    model = nn.Sequential(nn.Linear(2, 6, bias=False), nn.ReLU(), nn.Linear(6, 2, bias=False)).eval()
+    sizes = torch.tensor([5.0, 1.0, 4.0, 0.5, 3.0, 2.0])
+    with torch.no_grad():
+        model[0].weight.copy_(sizes[:, None].expand(6, 2))
+        model[2].weight.fill_(1.0)
+    history = remove_channels(model, Options(ratio=0.5, round_to=1), (2,))
+    assert history == [["0", True, [1, 3, 5]]]
+    assert model[0].weight[:, 0].tolist() == [5.0, 4.0, 3.0]
+    with torch.no_grad():
+        model = nn.Sequential(nn.Linear(2, 6, bias=False), nn.ReLU(), nn.Linear(6, 2, bias=False)).eval()
+        model[0].weight.fill_(1.0)
+        model[2].weight.copy_(sizes.expand(2, 6))
+    assert remove_channels(model, Options(ratio=0.5, round_to=1), (2,)) == [["0", True, [1, 3, 5]]]
+
+
+@pytest.mark.parametrize("description", [CONVNET, RESNET], ids=["convnet", "resnet"])
+def test_removing_channels_that_do_nothing_changes_nothing(description):
+    """Channels that are zero after their normalisation, everywhere they are made, are the ones that go."""
+    model = built(description)
+    generator = torch.Generator().manual_seed(1)
+    dead = {width: torch.randperm(width, generator=generator)[: width // 2] for width in (16, 32, 64)}
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(0.0, 0.5)
+                module.running_mean.normal_(0, 0.1)
+                for part in (module.weight, module.bias):
+                    part[dead[module.num_features]] = 0.0
+            elif isinstance(module, nn.Conv2d):
+                module.weight[dead[module.out_channels]] *= 1e-3
+                if module.in_channels in dead:
+                    module.weight[:, dead[module.in_channels]] *= 1e-3
+            elif isinstance(module, nn.Linear):
+                module.weight[:, dead[module.in_features]] *= 1e-3
+    inputs = torch.randn(6, *SHAPE)
+    before = model(inputs)
+    remove_channels(model, Options(ratio=0.5), SHAPE)
+    assert widths(model)[next(iter(widths(model)))] == 8
+    torch.testing.assert_close(model(inputs), before, rtol=1e-4, atol=1e-5)
+
+
+def test_multiply_accumulates_fall_as_the_closed_form_says():
+    """A 3x3 convolution of C inputs and K outputs on n pixels: 9 n C K. At half the channels, a quarter and a half."""
+
+    def closed(first: int, second: int, third: int) -> int:
+        return 9 * (64 * 3 * first + 16 * first * second + 16 * second * third) + third * 5
+
+    model = built(CONVNET)
+    assert networks.profile(model, SHAPE)["macs"] == closed(16, 32, 32)
+    remove_channels(model, Options(ratio=0.5), SHAPE)
+    assert networks.profile(model, SHAPE)["macs"] == closed(8, 16, 16)
+
+
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_excluded_and_last_layers_keep_their_outputs(scope):
+    model = built(RESNET)
+    remove_channels(model, Options(ratio=0.5, exclude=("stages.1", "stages.2.0.conv1"), scope=scope), SHAPE)
+    found = widths(model)
+    assert {found[name] for name in found if name.startswith("stages.1.")} == {32}
+    assert found["stages.2.0.conv1"] == 64
+    assert found["head"] == 5
+    assert found["stages.2.0.conv2"] == found["stages.2.0.shortcut.0"] < 64
+
+
+def test_the_last_layer_is_the_one_that_runs_last():
+    model = Parts(lambda m, x: m.head(pooled(m.body(x))).softmax(1), head=nn.Linear(32, 16), body=conv(3, 32)).eval()
+    remove_channels(model, Options(ratio=0.5), SHAPE)
+    assert widths(model) == {"head": 16, "body": 16}
+
+
+def test_layers_compete_where_the_scope_is_global():
+    """The first layer's units are all alike, half of the second's are nearly dead: those go."""
+    model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2)).eval()
+    with torch.no_grad():
+        for layer in (model[0], model[2], model[4]):
+            layer.weight.fill_(1.0)
+        model[2].weight[:16] *= 0.01
+        model[4].weight[:, :16] *= 0.01
+    remove_channels(model, Options(ratio=0.25, scope="global"), (4,))
+    assert widths(model) == {"0": 32, "2": 16, "4": 2}
+
+
+@pytest.mark.parametrize("description", [CONVNET, RESNET], ids=["convnet", "resnet"])
+def test_the_history_is_json_and_replays_to_the_same_network(description):
+    model = built(description)
+    history = json.loads(json.dumps(remove_channels(model, Options(ratio=0.5), SHAPE)))
+    again = restore(built(description, seed=9), {"history": history}, models.example(SHAPE), {})
+    again.load_state_dict(model.state_dict())
+    inputs = torch.randn(4, *SHAPE)
+    assert torch.equal(again(inputs), model(inputs))
+
+
+NETWORKS = {
+    "grouped": (
+        lambda: Parts(lambda m, x: m.c(pooled(m.b(m.a(x)))), a=conv(3, 32), b=conv(32, 32, groups=4), c=head(32)),
+        {"a": 16, "b": 16, "c": 5},
+    ),
+    "depthwise": (
+        lambda: Parts(lambda m, x: m.c(pooled(m.b(m.a(x)))), a=conv(3, 32), b=conv(32, 32, groups=32), c=head(32)),
+        {"a": 16, "b": 16, "c": 5},
+    ),
+    "group norm": (
+        lambda: Parts(lambda m, x: m.c(pooled(m.n(m.a(x)))), a=conv(3, 32), n=nn.GroupNorm(4, 32), c=head(32)),
+        {"a": 16, "c": 5},
+    ),
+    "concatenation": (
+        lambda: Parts(
+            lambda m, x: m.c(pooled(torch.cat([m.a(x), m.b(x)], 1))), a=conv(3, 32), b=conv(3, 16), c=head(48)
+        ),
+        {"a": 16, "b": 8, "c": 5},
+    ),
+    "gate": (
+        lambda: Parts(
+            lambda m, x: m.c(pooled((y := m.a(x)) * m.g(pooled(y)).sigmoid()[:, :, None, None])),
+            a=conv(3, 32), g=nn.Linear(32, 32), c=head(32),
+        ),
+        {"a": 16, "g": 16, "c": 5},
+    ),
+    "flattened": (
+        lambda: Parts(lambda m, x: m.c(m.a(x).flatten(1)), a=conv(3, 32), c=head(32 * 64)),
+        {"a": 16, "c": 5},
+    ),
+    "frozen": (
+        lambda: Parts(
+            lambda m, x: m.c(pooled(m.b(m.a(x)))), a=conv(3, 32).requires_grad_(False), b=conv(32, 16), c=head(16)
+        ),
+        {"a": 16, "b": 8, "c": 5},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_other_kinds(name):
+    make, expected = NETWORKS[name]
+    model = make().eval()
+    history = remove_channels(model, Options(ratio=0.5), SHAPE)
+    assert widths(model) == expected
+    again = restore(make().eval(), {"history": history}, models.example(SHAPE), {})
+    again.load_state_dict(model.state_dict())
+    inputs = torch.randn(3, *SHAPE)
+    assert torch.equal(again(inputs), model(inputs))
+
+
+REFUSED = {
+    "a depthwise convolution with more outputs than inputs": (
+        lambda: Parts(lambda m, x: m.c(pooled(m.b(m.a(x)))), a=conv(3, 32), b=conv(32, 64, groups=32), c=head(64)),
+        "the channels of a cannot be ranked",
+    ),
+    "halves that are multiplied": (
+        lambda: Parts(lambda m, x: m.c(pooled(torch.mul(*m.a(x).chunk(2, 1)))), a=conv(3, 32), c=head(16)),
+        r"16 channels of a are to go, and \d+ would, because they are used in parts; exclude it, .*prune.exclude=",
+    ),
+    "a shape that is written down": (
+        lambda: Parts(lambda m, x: m.c(m.a(x).view(-1, 32 * 64)), a=conv(3, 32), c=head(32 * 64)),
+        "without the channels the network fails in layer '(a|c)'",
+    ),
+    "a parameter outside of the layers": (
+        lambda: Parts(lambda m, x: m.c(pooled(m.a(x) * m.scale.weight)), a=conv(3, 32), c=head(32), scale=Scale()),
+        r"the structure of the network cannot be followed: Unwrapped parameters detected: \['scale.weight'\]",
+    ),
+}
+
+
+class Scale(nn.Module):
+    """One factor for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(32, 1, 1))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_pruned_is_refused_by_name(name):
+    make, message = REFUSED[name]
+    with pytest.raises(StageError, match=f"prune: {message}"):
+        remove_channels(make().eval(), Options(ratio=0.5), SHAPE)
+
+
+def test_a_layer_that_cannot_be_pruned_may_be_excluded():
+    make, _ = REFUSED["halves that are multiplied"]
+    model = Parts(lambda m, x: m.inner(m.first(x)), first=conv(3, 24), inner=make().eval()).eval()
+    model.inner.a = conv(24, 32)
+    remove_channels(model, Options(ratio=0.5, exclude=("inner.a",), round_to=4), SHAPE)
+    assert widths(model) == {"first": 12, "inner.a": 32, "inner.c": 5}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            Options(ratio=0.1),
+            "no channel is to go: to the nearest multiple of 8 .round_to., a ratio of 0.1 leaves every",
+        ),
+        (Options(ratio=0.9, exclude=("0", "3", "6")), "no channel is to go"),
+        (Options(exclude=("4", "conv1")), "no layer 'conv1' to exclude"),
+    ],
+)
+def test_nothing_to_remove_is_an_error(options, message):
+    with pytest.raises(StageError, match=f"prune: {message}"):
+        remove_channels(built(CONVNET), options, SHAPE)
+
+
+def test_the_policy_changed_what_is_made_so_older_results_are_not_reused():
+    assert declared.declared()["prune"].stage.version >= 2
+
+
+@pytest.mark.parametrize("student", [None, {"batch_size": 50, "learning_rate": 0.03}])
+def test_the_stage_prunes_trains_and_stores(student, tmp_path, monkeypatch):
+    """The student's training options (or the teacher's, where there is none), but for the epochs and the rate."""
+    monkeypatch.setattr("edgekd.training.engine.threads", lambda: 1)
+    shape = (1, 8, 8)
+    description = Description(
+        "edgekd.models.mlp:build", {"input_shape": list(shape), "classes": 10, "widths": [64]}, shape
+    )
+    model = built(description)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "out").mkdir()
+    models.save(tmp_path / "model", description, model.state_dict())
+    source = Artifact(tmp_path / "model", "teacher", "", "", {})
+    blocks = {
+        "teacher": Network(model="mlp", widths=(64,), learning_rate=0.006, batch_size=100),
+        "student": Network(model="mlp", widths=(64,), **student) if student else None,
+        "distill": None,
+    }
+    seen = []
+    original = pruning.fit
+    monkeypatch.setattr(pruning, "fit", lambda *args, **more: seen.append(args[4]) or original(*args, **more))
+    facts = pruning.prune(
+        Options(ratio=0.5, epochs=2),
+        Inputs(
+            artifacts={"model": source, "teacher": source}, blocks=blocks, data_dir=None, task="classification", seed=0,
+            data=Data(source="digits", train_samples=300), compute="cpu", variant="pruned",
+        ),
+        tmp_path / "out",
+    )  # fmt: skip
+    (training,) = seen
+    assert (training.epochs, training.batch_size) == (2, 50 if student else 100)
+    assert training.learning_rate == pytest.approx(0.01 if student else 0.002)
+    assert facts["before"] == {"parameters": 64 * 65 + 65 * 10, "macs": 64 * 64 + 64 * 10}
+    assert (facts["parameters"], facts["macs"]) == (32 * 65 + 33 * 10, 32 * 64 + 32 * 10)
+    assert facts["curves"]["epoch"] == [1, 2]
+    loaded = models.load(tmp_path / "out")
+    assert widths(loaded) == {"1": 32, "3": 10}
