@@ -291,7 +291,7 @@ def test_a_run_without_a_place_goes_into_the_store_under_a_plain_name(store, unm
 
 SHORT = [
     "measure.quick=true", "measure.processes=1", "measure.seconds=0.05", "measure.inferences=20",
-    "data.train_samples=400", "data.validation=100", "data.test_samples=100",
+    "data.train_samples=200", "data.validation=50", "data.test_samples=50",
     "teacher.epochs=1", "student.epochs=1", "prune.epochs=1", "quantize.samples=64",
 ]  # fmt: skip
 RECIPES = sorted((ROOT / "pipelines").rglob("*.yaml"))
