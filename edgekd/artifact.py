@@ -140,8 +140,11 @@ def check(path: Path) -> str | None:
     if present != set(listed):
         return f"files are missing or were added: {', '.join(sorted(present ^ set(listed)))}"
     for name, sha256 in listed.items():
-        if file_digest(path / name) != sha256:
-            return f"{name} does not match its checksum"
+        try:
+            if file_digest(path / name) != sha256:
+                return f"{name} does not match its checksum"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
     return None
 
 
@@ -249,7 +252,10 @@ def _discard(partial: Path) -> None:
 def _set_aside(store: Store, path: Path, problem: str) -> None:
     target = store.root / "set-aside" / f"{path.name}-{time.time_ns()}"
     target.parent.mkdir(exist_ok=True)
-    path.replace(target)
+    try:
+        path.replace(target)
+    except FileNotFoundError:  # another run was faster
+        return
     store.warn(f"corrupted artifact {path.name}: {problem}; set aside as {target}, it will be made again")
 
 
