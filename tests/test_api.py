@@ -12,7 +12,6 @@ from tiny import QUICK, ROOT
 import edgekd
 from edgekd import Recipe, bench, run
 from edgekd.errors import EdgekdError, StageError, UsageError
-from edgekd.stages.measure import Options
 
 
 def test_the_public_names_are_all_there_and_no_others():
@@ -99,12 +98,6 @@ def test_a_run_of_own_functions(mine, tmp_path):
     # Two classes three standard deviations apart on each of six axes: hardly a mistake is possible.
     assert all(row["accuracy"] >= 0.95 for row in variants.values())
     assert result.report["provenance"]["data"]["counts"] == {"train": 96, "validation": 32, "test": 32}
-    benched = bench(
-        [result.path / "models" / "student.onnx"], data=f"{mine.__name__}:splits", measuring=Options(**QUICK),
-        out=tmp_path / "bench", store=tmp_path / "s",
-    )  # fmt: skip
-    row = benched.report["devices"]["cpu"]["variants"]["student"]
-    assert row["accuracy"] == variants["student"]["accuracy"]
 
 
 def test_what_has_no_name_is_refused():

@@ -8,11 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import Recipe, Result
+from edgekd.recipe import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 QUICK = {"quick": True, "processes": 1, "seconds": 0.05, "inferences": 20}
 """The shortest measurement."""
+SHORT = [
+    "measure.quick=true", "measure.processes=1", "measure.seconds=0.05", "measure.inferences=20",
+    "teacher.epochs=1", "student.epochs=1", "prune.epochs=1", "quantize.samples=64",
+]  # fmt: skip
+"""What `--set` makes of any shipped recipe for a short form, besides fewer samples."""
+TINY = [
+    *SHORT, "name=tiny", "gates={}", "data.train_samples=400", "data.validation=0.25", "data.test_samples=120",
+    "teacher.width=16", "teacher.blocks=[1, 1]", "teacher.epochs=3", "teacher.batch_size=32",
+    "student.width=16", "student.blocks=[1]", "student.epochs=2", "student.batch_size=32", "prune.ratio=0.5",
+]  # fmt: skip
+"""What `--set` makes of the default recipe, so that it runs in seconds."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +58,7 @@ class Chain:
 
 
 def tiny(**changes: Any) -> dict[str, Any]:
-    """Return the content of a recipe that runs in seconds, without its version."""
-    network = {"model": "convnet", "batch_size": 32, "learning_rate": 5e-3}
-    return {
-        "name": "tiny",
-        "data": {"source": "digits", "validation": 0.25, "train_samples": 400, "test_samples": 120},
-        "teacher": {**network, "width": 16, "blocks": [1, 1], "epochs": 3},
-        "student": {**network, "width": 16, "blocks": [1], "epochs": 2},
-        "prune": {"ratio": 0.5, "epochs": 1},
-        "quantize": {"samples": 64},
-        "measure": QUICK,
-        **changes,
-    }
+    """Return the content of the default recipe in its shortest form, without its version, and with changes."""
+    content = Recipe.load(DEFAULT, TINY).resolved()
+    del content["version"]
+    return {**content, **changes}

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import errno
 import importlib
-import json
 import os
-import signal
-import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
 import click
 import pytest
-from tiny import ROOT, tiny
+from tiny import ROOT
 
 from edgekd import cli
 from edgekd.errors import DeviceError, StageError, UsageError
@@ -93,25 +89,3 @@ def test_a_bug_is_told_in_one_line_and_its_traceback_kept(monkeypatch, capsys):
     kept = Path(line.rpartition(" ")[2])
     assert "ZeroDivisionError" in kept.read_text()
     kept.unlink()
-
-
-def test_a_training_that_is_told_to_end_exits_130_and_keeps_its_checkpoint(tmp_path):
-    content = {"version": 1, **tiny(teacher={"model": "mlp", "epochs": 10_000, "batch_size": 8})}
-    (tmp_path / "long.yaml").write_text(json.dumps(content))
-    store = tmp_path / "store"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgekd", "pipeline", "long.yaml"],
-        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "EDGEKD_HOME": str(store)},
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(store.glob("partial/teacher-*/checkpoint/*")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
-    assert err.strip() == INTERRUPTED
-    assert list(store.glob("partial/teacher-*/checkpoint/*"))
-    assert not list(store.glob("artifacts/*"))
-    assert not list(store.glob("runs/*"))
