@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from edgekd import data as datasets
 from edgekd import models, tasks
-from edgekd.artifact import Artifact
-from edgekd.distill.distill import distill, frozen, objective
+from edgekd.artifact import CHECKPOINT, Artifact
+from edgekd.distill.distill import distill, objective
 from edgekd.distill.losses.response import kd
+from edgekd.distill.targets import keep
+from edgekd.distill.teachers import frozen, sources
+from edgekd.document import check_dict
 from edgekd.models import Description
 from edgekd.models import mlp as mlps
-from edgekd.options import Data, Network
+from edgekd.options import Augment, Data, Network
 from edgekd.stage import Inputs
 from edgekd.stages.distill import Options
+from edgekd.stages.targets import Options as Targets
+from edgekd.training import checkpoint
 from edgekd.training.engine import accelerate
+from edgekd.training.objective import Batch
 
+DIGITS = datasets.load("digits", validation=0.15, train_samples=200)
 TASK = tasks.load("classification")
 TEACHER = Description("edgekd.models.convnet:build", {"input_shape": [1, 8, 8], "classes": 10, "width": 4}, (1, 8, 8))
 
@@ -35,58 +47,25 @@ def teacher(tmp_path) -> Artifact:
     return Artifact(tmp_path / "teacher", "teacher", "", "", {})
 
 
-def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shown = torch.randn(12, 1, 8, 8, generator=generator)
-    return torch.randn(12, 10, generator=generator), shown, torch.randint(0, 10, (12,), generator=generator)
+def given(artifacts: dict[str, Artifact], student: Network, **changes: Any) -> Inputs:
+    known = {"artifacts": artifacts, "blocks": {"student": student}, "data_dir": None, "seed": 0, "data_seed": 0}
+    known |= {"task": "classification", "compute": "cpu", "variant": "student"}
+    return Inputs(**(known | {"data": Data(source="digits", validation=0.15, train_samples=200)} | changes))
 
 
-def goal(teacher: Artifact, alpha: float, temperature: float = 3.0, smoothing: float = 0.0):
-    training = Network(model="mlp", label_smoothing=smoothing)
-    return objective(Options(alpha=alpha, temperature=temperature), teacher, TASK, training, accelerate("cpu", "fp32"))
+def trained(folder: Path, options: Options, artifacts: dict[str, Artifact], student: Network) -> dict[str, Any]:
+    """Run the distill stage and return its facts."""
+    folder.mkdir()
+    return distill(options, given(artifacts, student), folder)
 
 
-def test_alpha_weighs_the_teacher_against_the_labels(teacher):
-    outputs, shown, targets = batch()
-    answers = models.load(teacher.path)(shown).detach()
-    labels, imitation = cross_entropy(outputs, targets, label_smoothing=0.1), kd(outputs, answers, temperature=3.0)
-    for alpha in (0.0, 0.25, 0.9, 1.0):
-        expected = (1 - alpha) * labels + alpha * imitation
-        found = goal(teacher, alpha, smoothing=0.1)(outputs, shown, targets)
-        assert float(found) == pytest.approx(float(expected), rel=1e-6), alpha
-
-
-def test_alpha_0_loads_no_teacher(tmp_path):
-    outputs, shown, targets = batch()
-    absent = Artifact(tmp_path / "absent", "teacher", "", "", {})
-    assert float(goal(absent, 0.0)(outputs, shown, targets)) == float(cross_entropy(outputs, targets))
-
-
-def test_alpha_1_never_looks_at_the_labels(teacher):
-    outputs, shown, targets = batch()
-    found = goal(teacher, 1.0)(outputs, shown, torch.full_like(targets, -1000))
-    assert float(found) == float(goal(teacher, 1.0)(outputs, shown, targets))
-
-
-def test_the_gradient_reaches_the_student_alone(teacher):
-    outputs, shown, targets = batch()
-    outputs.requires_grad_(True)
-    shown.requires_grad_(True)
-    goal(teacher, 0.9)(outputs, shown, targets).backward()
-    assert float(outputs.grad.abs().sum()) > 0
-    assert shown.grad is None
+STUDENT = Network(model="convnet", width=2, epochs=2, batch_size=50)
 
 
 def test_frozen_is_evaluation_without_gradients():
     model = frozen(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train())
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
-
-
-def given(teacher: Artifact, student: Network, **changes) -> Inputs:
-    known = {"artifacts": {"teacher": teacher}, "blocks": {"student": student}, "data_dir": None, "seed": 0}
-    known |= {"task": "classification", "compute": "cpu", "variant": "student"}
-    return Inputs(**(known | {"data": Data(source="digits", validation=0.15, train_samples=200)} | changes))
 
 
 def test_the_teacher_stays_as_it_is_and_sees_the_students_views(teacher, tmp_path, monkeypatch):
@@ -112,9 +91,8 @@ def test_the_teacher_stays_as_it_is_and_sees_the_students_views(teacher, tmp_pat
         return model
 
     monkeypatch.setattr("edgekd.training.networks.models.create", create)
-    student = Network(model="convnet", width=2, epochs=2, batch_size=50, augment={"crop": 1, "flip": True})
-    (tmp_path / "out").mkdir()
-    distill(Options(), given(teacher, student), tmp_path / "out")
+    student = STUDENT.model_copy(update={"augment": Augment(crop=1, flip=True)})
+    trained(tmp_path / "out", Options(), {"teacher": teacher}, student)
     monkeypatch.undo()
     (model,) = loaded
     kept = original(teacher.path).state_dict()
@@ -124,6 +102,71 @@ def test_the_teacher_stays_as_it_is_and_sees_the_students_views(teacher, tmp_pat
     assert not any(training for training, _ in seen["teacher"])
     assert len(views) == len(seen["student"]) == 6
     assert all(torch.equal(a, b) for a, b in zip(views, seen["student"], strict=True))
+
+
+def test_alpha_weighs_the_teacher_against_the_labels(teacher):
+    generator = torch.Generator().manual_seed(0)
+    shown = torch.randn(12, 1, 8, 8, generator=generator)
+    outputs, targets = torch.randn(12, 10, generator=generator), torch.randint(0, 10, (12,), generator=generator)
+    answers = models.load(teacher.path)(shown).detach()
+    labels, imitation = cross_entropy(outputs, targets, label_smoothing=0.1), kd(outputs, answers, temperature=3.0)
+    for alpha in (0.0, 0.25, 0.9, 1.0):
+        made = objective(
+            Options(alpha=alpha, temperature=3.0), nn.Identity(), sources({"teacher": teacher}), DIGITS, TASK,
+            Network(model="mlp", label_smoothing=0.1), accelerator=accelerate("cpu", "fp32"), seed=0,
+        )  # fmt: skip
+        found = made(outputs, Batch(shown, targets, torch.arange(12)))
+        assert found.keys() == {"labels", "kd"} - ({"labels"} if alpha == 1 else set()) - (
+            {"kd"} if not alpha else set()
+        )
+        assert float(sum(found.values())) == pytest.approx(float((1 - alpha) * labels + alpha * imitation), rel=1e-6)
+
+
+def test_with_kept_answers_the_student_learns_the_same(teacher, tmp_path):
+    """Half precision is all that differs."""
+    student = STUDENT.model_copy(update={"augment": Augment(crop=1, views=2), "epochs": 4, "learning_rate": 0.01})
+    (tmp_path / "targets").mkdir()
+    context = {"augment": student.augment.model_dump(mode="json"), "views": 2}
+    facts = keep(Targets(), given({"teacher": teacher}, student, context=context), tmp_path / "targets")
+    kept = Artifact(tmp_path / "targets", "targets", "", "", facts)
+    live = trained(tmp_path / "live", Options(), {"teacher": teacher}, student)
+    cached = trained(tmp_path / "cached", Options(), {"teacher": teacher, "targets": kept}, student)
+    np.testing.assert_allclose(cached["curves"]["train_loss"], live["curves"]["train_loss"], rtol=2e-3)
+    assert cached["curves"]["train_loss"] != live["curves"]["train_loss"]
+
+
+def test_what_is_learned_beside_the_student_is_not_stored(teacher, tmp_path):
+    options = check_dict({"losses": ["kd", "hint", "crd"]}, Options, "distill")
+    facts = trained(tmp_path / "out", options, {"teacher": teacher}, STUDENT)
+    bare = trained(tmp_path / "bare", Options(alpha=0), {"teacher": teacher}, STUDENT)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.json", "model.safetensors"]
+    stored, plain = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "bare"))
+    assert {name: value.shape for name, value in stored.items()} == {name: value.shape for name, value in plain.items()}
+    assert (facts["parameters"], facts["macs"]) == (bare["parameters"], bare["macs"])
+    assert facts["terms"].keys() == {"labels", "kd", "hint", "crd"}
+    model = models.load(tmp_path / "out")
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_training_with_adapters_goes_on_from_its_checkpoint_bit_for_bit(teacher, tmp_path, monkeypatch):
+    options = check_dict({"losses": ["kd", "hint", "crd"]}, Options, "distill")
+    trained(tmp_path / "whole", options, {"teacher": teacher}, STUDENT)
+    out, calls = tmp_path / "cut", []
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoint, "LARGEST_SHARE", 1e9)
+    out.mkdir()
+
+    def progress(done: int, total: int, text: str) -> None:
+        calls.append(done)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(options, given({"teacher": teacher}, STUDENT, progress=progress), out)
+    assert (out / CHECKPOINT / checkpoint.FILE).is_file()
+    distill(options, given({"teacher": teacher}, STUDENT), out)
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 # What the teacher knows of a class passes through its answers to other classes alone (Hinton et al. 2015, section 3:
