@@ -121,7 +121,7 @@ def test_an_unknown_name_lists_what_there_is() -> None:
         data.describe("mnits")
     assert str(caught.value) == (
         'data: there is no data set "mnits"; did you mean "mnist"? (shipped: digits, fashion-mnist, mnist; or the path '
-        'of an .npz file or of an image folder, or "package.module:function")'
+        'of an .npz file or of a folder of images, arrays or tar files, or "package.module:function")'
     )
 
 
@@ -198,3 +198,34 @@ def test_reading_a_users_data_imports_neither_torch_nor_scikit_learn(mine: Path)
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=mine)
     assert done.stdout == "[]\n"
+
+
+def test_a_recipe_may_fix_the_choice_of_samples() -> None:
+    fixed = DataOptions(source="digits", validation=40, seed=3)
+    assert data.of_recipe(fixed, seed=8) is data.load("digits", validation=40, seed=3)
+    assert data.of_recipe(DataOptions(source="digits", validation=40, seed=0), seed=8).digest == (
+        data.load("digits", validation=40, seed=0).digest
+    )
+
+
+def test_a_class_may_be_left_out_of_training_only() -> None:
+    whole = data.load("digits", validation=0.1)
+    read = data.of_recipe(DataOptions(source="digits", validation=0.1, omit=(3,)), seed=0)
+    assert read.classes == whole.classes
+    assert np.bincount(read.train.targets)[3] == 0
+    np.testing.assert_array_equal(read.train.inputs, whole.train.inputs[whole.train.targets != 3])
+    for name in ("validation", "test"):
+        np.testing.assert_array_equal(getattr(read, name).targets, getattr(whole, name).targets)
+        assert 3 in getattr(read, name).targets
+    assert read.digest != whole.digest
+    with pytest.raises(UsageError, match=r"data.omit: there is no class 10: they count from 0 to 9"):
+        data.load("digits", validation=0.1, omit=(10,))
+
+
+def test_a_class_that_training_lacks_anyway_may_be_left_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {"x_train": rng.random((20, 3)), "y_train": np.arange(20) % 2, "classes": list("abc")}
+    np.savez(tmp_path / "mine.npz", **arrays, x_test=rng.random((9, 3)), y_test=np.arange(9) % 3)
+    with pytest.raises(UsageError, match="no training sample has the label 2"):
+        data.load(str(tmp_path / "mine.npz"), validation=0.2)
+    assert len(data.load(str(tmp_path / "mine.npz"), validation=0.2, omit=(2,)).train) == 16

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from edgekd import data
-from edgekd.errors import UsageError
+from edgekd.errors import StageError, UsageError
 
 RNG = np.random.default_rng(11)
 
@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said(root: Path) -> None:
 
     paint(root / "train" / "dog" / "7.png", grey(7, 5))
     assert (
-        f"{root / 'train' / 'dog' / '7.png'}: is 5 x 7 pixels, {root / 'train' / 'cat' / '0.png'} is 5 x 6" in message()
+        f"{root / 'train' / 'dog' / '7.png'}: is 5 x 7 pixels, {root / 'train' / 'dog' / '0.png'} is 5 x 6" in message()
     )
     (root / "train" / "dog" / "7.png").write_text("text")
     assert message() == f"{root / 'train' / 'dog' / '7.png'}: is no image"
@@ -105,3 +105,34 @@ def test_what_is_wrong_is_said(root: Path) -> None:
     )
     with pytest.raises(UsageError, match="there is no such folder"):
         data.describe(str(root / "absent"))
+
+
+def test_streamed_images_are_those_that_pillow_reads(root: Path) -> None:
+    read = data.load(str(root), validation=4, stream=True)
+    reader = read.train.inputs.reader
+    paths = [root / name.decode() for name in reader.names.tolist()]
+    assert paths == [*sorted((root / "train" / "cat").iterdir()), *sorted((root / "train" / "dog").iterdir())]
+    truth = np.stack([np.asarray(Image.open(path)) for path in paths])[:, None] / 255
+    chosen = np.array([11, 3, 4, 0])
+    np.testing.assert_allclose(read.train.inputs[chosen], truth[read.train.inputs.samples[chosen]], rtol=1e-6)
+    assert read.train.inputs.reader.sample_bytes == np.mean([path.stat().st_size for path in paths])
+
+
+def test_what_is_wrong_with_streamed_images_is_said_before_training(root: Path) -> None:
+    path = root / "train" / "dog" / "7.png"
+    for write, message in [
+        (lambda: paint(path, grey(7, 5)), f"{path}: is 5 x 7 pixels, {path.with_name('0.png')} is 5 x 6; all images"),
+        (lambda: path.write_text("text"), f"{path}: is no image"),
+        (lambda: [paint(one, grey(7, 5)) for one in path.parent.iterdir()], "is 5 x 7 pixels, "),
+    ]:
+        write()
+        with pytest.raises(UsageError, match=message):
+            data.load(str(root), validation=4, stream=True)
+
+
+def test_an_image_that_changes_its_size_during_training_is_named(root: Path) -> None:
+    inputs = data.load(str(root), validation=4, stream=True).train.inputs
+    for path in (root / "train" / "dog").iterdir():
+        paint(path, grey(7, 5))
+    with pytest.raises(StageError, match=r"png: is not 5 x 6 pixels, as it was when the data were read first"):
+        inputs[:]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.data.loading.arrays import Split
-from edgekd.data.loading.splitting import choose, hold_out, subset
+from edgekd.data.loading.splitting import choose, hold_out, leave_out, subset
 from edgekd.errors import UsageError
 
 labels = st.lists(st.integers(0, 6), min_size=2, max_size=300).map(lambda values: np.array(values, np.int64))
@@ -82,3 +82,18 @@ def test_more_samples_than_there_are_is_refused() -> None:
     assert len(subset(split, 4, (0,), "test")) == 4
     with pytest.raises(UsageError, match="data: 11 test samples are asked for; there are 10"):
         subset(split, 11, (0,), "test")
+
+
+def test_classes_are_left_out() -> None:
+    split = numbered(np.arange(20) % 4)
+    left = leave_out(split, (1, 3), tuple("abcd"))
+    assert left.targets.tolist() == [0, 2] * 5
+    assert left.inputs[:, 0].tolist() == list(range(0, 20, 2))
+    assert leave_out(split, (), ()) is split
+    for omit, classes, message in [
+        ((4,), tuple("abcd"), "data.omit: there is no class 4: they count from 0 to 3"),
+        ((0,), (), "data.omit: there is no class 0: the targets are no class indices"),
+        ((0, 1, 2, 3), tuple("abcd"), "data.omit: without the classes 0, 1, 2, 3 no training sample is left"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            leave_out(split, omit, classes)

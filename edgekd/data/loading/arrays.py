@@ -6,13 +6,23 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from edgekd.data.loading.streaming import StreamedSplit
+
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
+
+
+class Hash(Protocol):
+    """What hashlib makes."""
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        """Add data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +44,16 @@ class Split:
         """Return some of the samples, copied."""
         return Split(self.inputs[indices], self.targets[indices])
 
+    def loaded(self) -> Split:
+        """Return the split itself: it is in memory."""
+        return self
+
+    def add_to(self, total: Hash, name: str) -> None:
+        """Add the contents, types and shapes to a digest."""
+        for kind, array in (("inputs", self.inputs), ("targets", self.targets)):
+            total.update(f"{name}.{kind}:{array.dtype.str}:{array.shape}:".encode())
+            total.update(np.ascontiguousarray(array).data)
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -45,7 +65,7 @@ class Source:
         preprocessing: what was done to the inputs, for whoever feeds the exported network: JSON values.
     """
 
-    train: Split
+    train: Split | StreamedSplit
     validation: Split | None
     test: Split
     classes: tuple[str, ...] = ()
@@ -66,11 +86,11 @@ def pixel_preprocessing(*, scale: float, mean: float = 0.0, std: float = 1.0) ->
     return {"formula": "(pixel * scale - mean) / std", "scale": scale, "mean": mean, "std": std, "layout": "NCHW"}
 
 
-def digest(splits: Mapping[str, Split], classes: Sequence[str], preprocessing: Mapping[str, Any]) -> str:
+def digest(
+    splits: Mapping[str, Split | StreamedSplit], classes: Sequence[str], preprocessing: Mapping[str, Any]
+) -> str:
     """Return the sha256 (hex) over the names, types, shapes and contents of all arrays and what is known about them."""
     total = hashlib.sha256(json.dumps([list(classes), preprocessing], sort_keys=True).encode())
     for name, split in splits.items():
-        for kind, array in (("inputs", split.inputs), ("targets", split.targets)):
-            total.update(f"{name}.{kind}:{array.dtype.str}:{array.shape}:".encode())
-            total.update(np.ascontiguousarray(array).data)
+        split.add_to(total, name)
     return total.hexdigest()

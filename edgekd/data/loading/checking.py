@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from edgekd.data.loading.arrays import Array, Source, Split
+from edgekd.data.loading.streaming import StreamedSplit
 from edgekd.errors import UsageError
 
 _BLOCK = 4096  # samples looked at together, so that a check needs little memory
 
 
-def check(source: Source, name: str) -> None:
-    """Check the splits of a data set.
+def check(source: Source, name: str, omit: Sequence[int] = ()) -> None:
+    """Check the splits of a data set. The values of streamed inputs were looked at when their digest was computed.
+
+    Args:
+        omit: classes that the training split need not have.
 
     Raises:
         UsageError: A split is empty, has not as many targets as inputs, or values that are not finite; the splits have
@@ -31,14 +37,14 @@ def check(source: Source, name: str) -> None:
                     f"of the train {kind} {first.dtype} {first.shape[1:]}; they must be alike"
                 )
     if source.classes:
-        absent = sorted(set(range(len(source.classes))) - set(np.unique(source.train.targets).tolist()))
+        absent = sorted({*range(len(source.classes))} - {*np.unique(source.train.targets).tolist(), *omit})
         if absent:
             raise UsageError(
                 f"{name}: no training sample has the label {absent[0]}; "
                 f"labels count from 0 to {len(source.classes) - 1}, one for each of {len(source.classes)} classes"
             )
     for key in ("validation", "test"):
-        if key in present and np.array_equal(present[key].inputs, source.train.inputs):
+        if key in present and _same(present[key], source.train):
             raise UsageError(f"{name}: the {key} split is the training split; it would judge what was learned by heart")
 
 
@@ -64,7 +70,30 @@ def check_labels(targets: Array, where: str) -> None:
         raise UsageError(f"{where}: labels are {targets.dtype} {targets.shape}; they must be integers of shape (N,)")
 
 
-def _check_split(split: Split, classes: tuple[str, ...], where: str) -> None:
+def finite(array: Array, where: str, begin: int = 0) -> None:
+    """Check samples (B, ...) of floating-point numbers.
+
+    Args:
+        begin: the number of the first one.
+
+    Raises:
+        UsageError: A value is NaN or infinite; the message names its sample.
+    """
+    good = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if not good.all():
+        bad = begin + int(np.argmin(good))
+        raise UsageError(f"{where} of sample {bad} have values that are not finite (NaN or Inf)")
+
+
+def _same(one: Split | StreamedSplit, other: Split | StreamedSplit) -> bool:
+    """Return whether two splits have the same inputs; no more is read than up to the first difference."""
+    blocks = range(0, len(one), _BLOCK)
+    return one.inputs.shape == other.inputs.shape and all(
+        np.array_equal(one.inputs[begin : begin + _BLOCK], other.inputs[begin : begin + _BLOCK]) for begin in blocks
+    )
+
+
+def _check_split(split: Split | StreamedSplit, classes: tuple[str, ...], where: str) -> None:
     if split.inputs.ndim == 0 or len(split) == 0:
         raise UsageError(f"{where}: there are no samples")
     targets = split.targets
@@ -76,12 +105,8 @@ def _check_split(split: Split, classes: tuple[str, ...], where: str) -> None:
         wrong = targets[(targets < 0) | (targets >= len(classes))]
         if len(wrong):
             raise UsageError(f"{where}: labels out of range: found {wrong[0]} with {len(classes)} classes")
-    for kind, array in (("inputs", split.inputs), ("targets", targets)):
+    arrays = {"targets": targets} if isinstance(split, StreamedSplit) else {"inputs": split.inputs, "targets": targets}
+    for kind, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating):
-            for start in range(0, len(array), _BLOCK):
-                finite = np.isfinite(array[start : start + _BLOCK]).reshape(len(array[start : start + _BLOCK]), -1)
-                if not finite.all():
-                    bad = start + int(np.argmin(finite.all(axis=1)))
-                    raise UsageError(
-                        f"{where}: the {kind} of sample {bad} have values that are not finite (NaN or Inf)"
-                    )
+            for begin in range(0, len(array), _BLOCK):
+                finite(array[begin : begin + _BLOCK], f"{where}: the {kind}", begin)

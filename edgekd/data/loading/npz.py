@@ -22,10 +22,10 @@ from edgekd.data.loading.checking import check_labels, class_names
 from edgekd.document import suggest
 from edgekd.errors import UsageError
 
-_NEEDED = ("x_train", "y_train", "x_test", "y_test")
-_VALIDATION = (("x_validation", "y_validation"), ("x_val", "y_val"))
+NEEDED = ("x_train", "y_train", "x_test", "y_test")
+VALIDATION = (("x_validation", "y_validation"), ("x_val", "y_val"))
 _CHANNELS = (1, 3)
-_SINGLE = b"\x93NUMPY"
+MAGIC = b"\x93NUMPY"
 
 
 def describe(path: Path) -> str:
@@ -35,7 +35,7 @@ def describe(path: Path) -> str:
         UsageError: It is not there, is no npz, or lacks an array.
     """
     with _opened(path) as archive:
-        _check_keys(archive.files, _NEEDED, path)
+        _check_keys(archive.files, NEEDED, path)
         return f"{path} with {', '.join(archive.files)}"
 
 
@@ -46,9 +46,9 @@ def load(path: Path) -> Source:
         UsageError: The file is not there or damaged, or an array is missing or cannot be used.
     """
     with _opened(path) as archive:
-        held = next((pair for pair in _VALIDATION if pair[0] in archive.files), ())
+        held = next((pair for pair in VALIDATION if pair[0] in archive.files), ())
         names = archive["classes"].astype(str).tolist() if "classes" in archive.files else None
-    content = arrays(path, (*_NEEDED, *held))
+    content = arrays(path, (*NEEDED, *held))
     classes = tuple(names) if names is not None else class_names(content["y_train"], str(path))
     kinds = {key: content[key].dtype for key in content if key.startswith("x")}
     if len({kind == np.uint8 for kind in kinds.values()}) > 1:
@@ -119,7 +119,7 @@ def _opened(path: Path) -> Iterator[NpzFile]:
     """Open an npz file and translate everything that can be wrong with it, also while it is read."""
     try:
         with path.open("rb") as file:
-            if file.read(len(_SINGLE)) == _SINGLE:
+            if file.read(len(MAGIC)) == MAGIC:
                 raise UsageError(f"{path}: is a single array (.npy); save several with numpy.savez")
             if not zipfile.is_zipfile(file):
                 raise UsageError(f"{path}: is no npz file, or is truncated ({path.stat().st_size} bytes)")

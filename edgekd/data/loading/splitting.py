@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.loading.arrays import Array, Split
+from edgekd.data.loading.streaming import StreamedSplit
 from edgekd.errors import UsageError
 
 Indices = NDArray[np.intp]
+AnySplit = Split | StreamedSplit
 
 
 def choose(targets: Array, count: int, seed: tuple[int, ...]) -> Indices:
@@ -34,7 +38,7 @@ def choose(targets: Array, count: int, seed: tuple[int, ...]) -> Indices:
     return np.sort(np.concatenate(chosen))
 
 
-def subset(split: Split, count: int | None, seed: tuple[int, ...], what: str) -> Split:
+def subset(split: AnySplit, count: int | None, seed: tuple[int, ...], what: str) -> AnySplit:
     """Return `count` samples of a split, or all of them for None.
 
     Raises:
@@ -47,8 +51,8 @@ def subset(split: Split, count: int | None, seed: tuple[int, ...], what: str) ->
     return split.take(choose(split.targets, count, seed))
 
 
-def hold_out(train: Split, validation: float | int | None, seed: tuple[int, ...]) -> tuple[Split, Split]:
-    """Divide the training split into training and validation.
+def hold_out(train: AnySplit, validation: float | int | None, seed: tuple[int, ...]) -> tuple[AnySplit, Split]:
+    """Divide the training split into training and validation; the latter is read into memory.
 
     Args:
         validation: an int is a number of samples, a float a part of the training split.
@@ -69,4 +73,22 @@ def hold_out(train: Split, validation: float | int | None, seed: tuple[int, ...]
         )
     held = choose(train.targets, count, seed)
     kept = np.setdiff1d(np.arange(total), held, assume_unique=True)
-    return train.take(kept), train.take(held)
+    return train.take(kept), train.take(held).loaded()
+
+
+def leave_out(train: AnySplit, omit: Sequence[int], classes: Sequence[str]) -> AnySplit:
+    """Return a training split without the samples of some classes.
+
+    Raises:
+        UsageError: There is no such class, or nothing would be left.
+    """
+    if not omit:
+        return train
+    unknown = sorted(label for label in omit if not 0 <= label < len(classes))
+    if unknown:
+        known = f"they count from 0 to {len(classes) - 1}" if classes else "the targets are no class indices"
+        raise UsageError(f"data.omit: there is no class {unknown[0]}: {known}")
+    kept = np.flatnonzero(~np.isin(train.targets, omit))
+    if not len(kept):
+        raise UsageError(f"data.omit: without the classes {', '.join(map(str, omit))} no training sample is left")
+    return train.take(kept)
