@@ -18,7 +18,7 @@ import torch
 from edgekd.artifact import CHECKPOINT
 
 FILE = "training.pt"
-SCHEMA = 1
+SCHEMA = 2
 SECONDS_BETWEEN = 2.0
 LARGEST_SHARE = 0.02
 """Of the time that goes into writing checkpoints."""
@@ -59,14 +59,18 @@ def save(out: Path, state: dict[str, Any]) -> None:
     temporary.replace(folder / FILE)
 
 
-def load(out: Path) -> dict[str, Any] | None:
+def load(out: Path, form: str | None = None, *, remove: bool = True) -> dict[str, Any] | None:
     """Return the state that `save` wrote, its tensors on the CPU, or None.
 
-    One that is damaged or of another version counts as absent: it is removed, with a warning, and training starts anew.
-    What an interrupted write left behind is removed too.
+    One that is damaged or of another version or form counts as absent: it is removed, with a warning, and training
+    starts anew. What an interrupted write left behind is removed too.
+
+    Args:
+        form: what the state's "form" has to be.
+        remove: of several processes one does.
     """
     folder = out / CHECKPOINT
-    for left in folder.glob(f".{FILE}.*"):
+    for left in folder.glob(f".{FILE}.*") if remove else ():
         left.unlink(missing_ok=True)
     path = folder / FILE
     if not path.is_file():
@@ -78,9 +82,12 @@ def load(out: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(io.BytesIO(content[DIGEST_BYTES:]), map_location="cpu", weights_only=True)
         if state["schema"] != SCHEMA:
             raise ValueError(f"it is of version {state['schema']}, this is version {SCHEMA}")
+        if form is not None and state["form"] != form:
+            raise ValueError(f"its form is {state['form']!r}, and this training's {form!r}")
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         logging.getLogger(__name__).warning("the checkpoint %s cannot be used: %s; training starts anew", path, error)
-        path.unlink(missing_ok=True)
+        if remove:
+            path.unlink(missing_ok=True)
         return None
     return state
 

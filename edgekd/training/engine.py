@@ -8,28 +8,45 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from edgekd.agent.environment import isa
 from edgekd.errors import StageError
 from edgekd.stage import threads
+from edgekd.training import ranks
 
 
 def accelerate(compute: str, precision: str) -> Accelerator:
     """Return the engine for a kind of processor and a precision ("auto" asks the processor).
 
+    Of several processes each gets its own, which keeps their gradients the same.
+
     Raises:
-        StageError: CUDA was asked for and is not there.
+        StageError: CUDA was asked for and is not there, or not for every process, or the processes did not meet.
     """
     if compute == "cuda" and not torch.cuda.is_available():
         raise StageError("compute: cuda was asked for, but torch finds no CUDA device; use --set compute=cpu")
     if precision == "auto":
         has = torch.cuda.is_bf16_supported() if compute == "cuda" else isa().get("bf16", False)
         precision = "bf16" if has else "fp32"
-    torch.set_num_threads(threads())
+    torch.set_num_threads(max(1, threads() // ranks.local()))
+    ranks.start(compute)
     # Accelerate keeps one precision for a process; each training of a run has its own.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=compute == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = Accelerator(
+        cpu=compute == "cpu",
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        # A term of the loss may leave parameters without a gradient, today or from some epoch on.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    _, size = ranks.world()
+    if accelerator.num_processes != size:
+        raise StageError(
+            f"{size} processes were asked for (WORLD_SIZE), and {accelerator.num_processes} is training; start them "
+            f"with torchrun --nproc_per_node={size}"
+        )
+    return accelerator
 
 
 def precision_of(accelerator: Accelerator) -> str:

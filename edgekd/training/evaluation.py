@@ -10,6 +10,7 @@ from torch import nn
 from edgekd.data import Split
 from edgekd.errors import StageError
 from edgekd.tasks import Task
+from edgekd.training import ranks
 
 BATCH = 500
 
@@ -20,22 +21,44 @@ def evaluate(
     task: Task,
     accelerator: Accelerator,
     layout: torch.memory_format = torch.contiguous_format,
+    *,
+    divided: bool = True,
 ) -> float:
-    """Return the task's mean score on a split; the network is on the accelerator's device.
+    """Return the task's mean score on a split, as of `scores`."""
+    return float(scores(model, split, task, accelerator, layout, divided=divided).mean())
+
+
+def scores(
+    model: nn.Module,
+    split: Split,
+    task: Task,
+    accelerator: Accelerator,
+    layout: torch.memory_format = torch.contiguous_format,
+    *,
+    divided: bool = True,
+) -> np.ndarray:
+    """Return the task's score of each sample, float64 (N,); the network is on the accelerator's device.
+
+    Several processes have to ask together. Each gets the same scores, as if there were one.
+
+    Args:
+        divided: whether each process looks at its part of the samples, or at all of them.
 
     Raises:
         StageError: the task does not return one finite score per sample.
     """
     model.eval()
-    scores = []
+    found = np.zeros(len(split))
+    rank, size = ranks.world() if divided else (0, 1)
     with torch.no_grad(), accelerator.autocast():
-        for begin in range(0, len(split), BATCH):
-            part = torch.from_numpy(split.inputs[begin : begin + BATCH]).to(accelerator.device)
+        for begin in range(rank * BATCH, len(split), size * BATCH):
+            here = slice(begin, begin + BATCH)
+            part = torch.from_numpy(split.inputs[here]).to(accelerator.device)
             outputs = model(part.contiguous(memory_format=layout)).float().cpu().numpy()
-            scores.append(
-                _checked(task.score({"outputs": outputs}, split.targets[begin : begin + BATCH]), task, outputs)
-            )
-    return float(np.concatenate(scores).mean())
+            found[here] = _checked(task.score({"outputs": outputs}, split.targets[here]), task, outputs)
+    if size > 1:  # the others' scores are zero here, so that the sum is exact
+        found = ranks.total(torch.from_numpy(found).to(accelerator.device)).cpu().numpy()
+    return found
 
 
 def _checked(scores: np.ndarray, task: Task, outputs: np.ndarray) -> np.ndarray:

@@ -1,39 +1,39 @@
 """The training loop: seeded, resumable bit for bit on the CPU, and loud when the loss is not a number.
 
-Every random number of a step follows from the seed, the epoch and the step: the order of the samples from the first
-two, views and dropout from all three. So a checkpoint holds weights and position, no generator's state, and may be
-taken after any step. The samples that are left over when an epoch's batches are full are not used in it; the order is
-another one in each epoch, so they are other ones too.
+Every random number follows from seeds and the position, so a checkpoint holds weights and position, no generator's
+state, and may be taken after any step.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from edgekd.data import Data
 from edgekd.errors import StageError
 from edgekd.options import Training
 from edgekd.stage import Progress
 from edgekd.tasks import Task
-from edgekd.training import checkpoint
-from edgekd.training.engine import lay_out, mixed, place, precision_of, seed_everything
+from edgekd.training import checkpoint, compiling, ranks, sharding
+from edgekd.training.ema import Average
+from edgekd.training.engine import lay_out, place, precision_of
 from edgekd.training.evaluation import evaluate
+from edgekd.training.feeding import Feed, samples_of
+from edgekd.training.ledger import Epoch, Ledger, Sums, summary
+from edgekd.training.objective import Objective
 from edgekd.training.schedule import learning_rate, make_optimizer, set_learning_rate
-from edgekd.training.views import Views, views_of
+from edgekd.training.steps import Step, Trainer
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(outputs, inputs, targets) -> scalar loss. The inputs are the view that the outputs were computed from."""
 STEPS_BETWEEN_SIGNS = 10
-"""Steps between two signs of life; on a GPU also between two looks at the loss, which make it wait for the CPU."""
+"""Steps between two signs of life; on a GPU, and of several processes, also between two looks at the loss."""
 
 
 @dataclass
@@ -51,17 +51,17 @@ class State:
     """Where a training is: with the weights and the optimizer's memory, all that it needs to go on.
 
     Args:
+        best: the network's state in the best epoch so far.
         epoch: whole epochs done.
         step: steps done of the epoch after those.
-        loss: the sum over those steps.
-        best: the weights of the best epoch so far.
+        terms: of each epoch.
     """
 
     best: dict[str, Tensor]
-    loss: Tensor
     epoch: int = 0
     step: int = 0
     curves: Curves = field(default_factory=Curves)
+    terms: list[Epoch] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,26 @@ class _Setting:
     """What stays the same during a training."""
 
     accelerator: Accelerator
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    objective: Objective
     options: Training
-    inputs: Tensor
-    targets: Tensor
-    views: Views | None
+    trainer: Trainer
+    feed: Feed
+    ledger: Ledger
+    average: Average | None
     layout: torch.memory_format
-    seed: int
-    batch: int
-    per_epoch: int
+    out: Path
+    writer: checkpoint.Writer
     progress: Progress
+    alone: bool
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self.trainer.bare.model
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return (self.options.epochs or 0) * self.feed.cut.steps
 
 
 def fit(
@@ -92,50 +100,48 @@ def fit(
     *,
     accelerator: Accelerator,
     seed: int,
+    view_seed: int,
     out: Path,
     progress: Progress,
 ) -> dict[str, Any]:
     """Train a model in place; what stays is its best epoch on the validation split, the later one of equals.
 
+    Several processes call this together, with the same arguments but for `progress`. Each computes the loss of its
+    part of a batch, and the gradient is the mean over them.
+
     Args:
         model: maps (B, ...) to outputs (B, K).
-        objective: the loss; whatever else it needs (a teacher) it brings.
+        objective: the terms of the loss. What it holds as a module is trained and kept in checkpoints too, and not
+            part of the model; whatever else it needs (a teacher) it brings.
         options: without epochs the model stays as it is, and is only scored.
+        seed: of the order of the samples, of mixing, and of what the network draws.
+        view_seed: of the views of the samples.
         out: the partial artifact: a checkpoint in it is resumed, and written now and then.
 
     Returns:
-        Facts: the curves, the best epoch, its validation score, the precision.
+        Facts: the curves, the best epoch, its validation score, the precision, how many processes there were; of an
+        objective of several terms also, by term and epoch, the mean loss, its mean share of the sum of all absolute
+        terms, and the norm of its gradient at the epoch's first step.
 
     Raises:
-        StageError: the loss is NaN or infinite, or the network or the task fails on a batch.
+        StageError: a term is NaN or infinite, the network or the task fails on a batch, or another process ended.
     """
-    if not options.epochs:
-        score = evaluate(place(model, accelerator.device, torch.contiguous_format), data.validation, task, accelerator)
-        place(model, torch.device("cpu"), torch.contiguous_format)
-        return {"validation": score, "precision": precision_of(accelerator)}
-    setting = _prepare(model, objective, data, options, accelerator, seed, progress)
-    state = _resume(setting, out)
-    curves, writer = state.curves, checkpoint.Writer(out)
-    while state.epoch < options.epochs and not _exhausted(curves.validation, options.patience):
-        loss = _epoch(setting, state, writer)
-        score = evaluate(setting.model, data.validation, task, accelerator, setting.layout)
-        state.epoch, state.step = state.epoch + 1, 0
-        curves.epoch.append(state.epoch)
-        curves.train_loss.append(loss)
-        curves.validation.append(score)
-        curves.learning_rate.append(float(setting.optimizer.param_groups[0]["lr"]))
-        if score == max(curves.validation):
-            state.best = checkpoint.copy_of(setting.model)
-    setting.model.load_state_dict(state.best)
-    # Accelerate wraps the forward function where it lowers the precision; what is kept is the network as it was.
-    trained = accelerator.unwrap_model(setting.model, keep_fp32_wrapper=False)
-    place(trained, torch.device("cpu"), torch.contiguous_format).eval()
-    return {
-        "curves": {key: [_rounded(value) for value in values] for key, values in asdict(curves).items()},
-        "best_epoch": _last_best(curves.validation) + 1,
-        "validation": max(curves.validation),
-        "precision": precision_of(accelerator),
-    }
+    with ranks.together():
+        if not options.epochs:
+            place(model, accelerator.device, torch.contiguous_format)
+            score = evaluate(model, data.validation, task, accelerator)
+            place(model, torch.device("cpu"), torch.contiguous_format)
+            return {"validation": score, "precision": precision_of(accelerator)}
+        unsharded = sharding.spare(model) if sharding.shards(accelerator) else None
+        setting = _prepare(model, objective, data, options, accelerator, (seed, view_seed), out, progress)
+        try:
+            state = _resume(setting)
+            while state.epoch < options.epochs and not _exhausted(state.curves.validation, options.patience):
+                _epoch(setting, state)
+                _judge(setting, state, data, task)
+        finally:
+            setting.feed.close()
+        return _finish(setting, state, unsharded)
 
 
 def _prepare(
@@ -144,125 +150,155 @@ def _prepare(
     data: Data,
     options: Training,
     accelerator: Accelerator,
-    seed: int,
+    seeds: tuple[int, int],
+    out: Path,
     progress: Progress,
 ) -> _Setting:
     """Bring model and data to the processor, in the layout that suits both."""
-    inputs = torch.from_numpy(data.train.inputs)
-    layout = lay_out(model, inputs[:2])
-    model = accelerator.prepare(place(model, accelerator.device, layout))
-    inputs = inputs.to(accelerator.device)
-    # The optimizer stays as it is: Accelerate's wrapper is for loss scaling, which neither precision needs, and looks
-    # for an optional package on disk in every step.
-    batch = min(options.batch_size, len(inputs))
+    layout, device = lay_out(model, samples_of(data.train.inputs, 2)), accelerator.device
+    feed = Feed(data.train, options, device=device, layout=layout, seed=seeds[0], view_seed=seeds[1])
+    call = compiling.compiled(model, device) if options.compile else None
+    bare, sharded = Step(model, objective, call), sharding.shards(accelerator)
+    place(bare, device, layout)
+    optimizer = make_optimizer(bare, options)
+    if sharded:
+        step, optimizer = sharding.prepare(accelerator, bare, optimizer, feed.cut, options)
+    else:
+        # The optimizer stays as it is: Accelerate's wrapper is for loss scaling, which neither precision needs, and
+        # looks for an optional package on disk in every step.
+        step = accelerator.prepare(bare)
+    if isinstance(step, DistributedDataParallel):
+        # The statistics of normalisation are each process's own until they are used.
+        step.forward_sync_buffers = False
     return _Setting(
         accelerator=accelerator,
-        model=model,
-        optimizer=make_optimizer(model, options),
-        objective=objective,
         options=options,
-        inputs=inputs,
-        targets=torch.from_numpy(data.train.targets).to(accelerator.device),
-        views=views_of(inputs, options.augment),
+        trainer=Trainer(
+            accelerator, bare, step, optimizer, feed.cut.parts, options.gradient_clip, sharded, options.compile
+        ),
+        feed=feed,
+        ledger=Ledger(options, device),
+        average=Average(model, options.ema) if options.ema is not None else None,
         layout=layout,
-        seed=seed,
-        batch=batch,
-        per_epoch=len(inputs) // batch,
+        out=out,
+        writer=checkpoint.Writer(out),
         progress=progress,
+        alone=ranks.world() == (0, 1),
     )
 
 
-def _resume(setting: _Setting, out: Path) -> State:
-    """Return where to go on: at the checkpoint, or at the beginning."""
-    device = setting.accelerator.device
-    kept = checkpoint.load(out)
-    if kept is None:
-        return State(checkpoint.copy_of(setting.model), torch.zeros((), device=device))
-    setting.model.load_state_dict(kept["model"])
-    setting.optimizer.load_state_dict(kept["optimizer"])
-    return State(kept["best"], kept["loss"].to(device), kept["epoch"], kept["step"], Curves(**kept["curves"]))
+def _resume(setting: _Setting) -> State:
+    """Return where to go on: at the checkpoint, or at the beginning.
+
+    Raises:
+        StageError: the processes do not see the same checkpoint.
+    """
+    trainer, accelerator = setting.trainer, setting.accelerator
+    kept = checkpoint.load(setting.out, sharding.form(accelerator), remove=accelerator.is_main_process)
+    positions = ranks.gathered([kept["epoch"], kept["step"]] if kept else None)
+    if any(position != positions[0] for position in positions):
+        raise StageError(
+            f"the processes of this training do not see the same checkpoint in {setting.out}: "
+            f"epoch and step are {positions}; put the store into a folder that all of them share"
+        )
+    if kept is None or (trainer.sharded and not sharding.load(accelerator, setting.out, kept["epoch"])):
+        return State({} if trainer.sharded else checkpoint.copy_of(setting.model))
+    if not trainer.sharded:
+        trainer.bare.load_state_dict(kept["step_state"])
+        trainer.optimizer.load_state_dict(kept["optimizer"])
+    if setting.average is not None:
+        setting.average.load(kept["average"])
+    setting.ledger.sums = Sums(**kept["sums"])
+    return State(kept["best"], kept["epoch"], kept["step"], Curves(**kept["curves"]), kept["terms"])
 
 
 def _kept(setting: _Setting, state: State) -> dict[str, Any]:
     """Return what `_resume` takes."""
-    weights = {"model": setting.model.state_dict(), "optimizer": setting.optimizer.state_dict(), "best": state.best}
-    return {**weights, "loss": state.loss, "epoch": state.epoch, "step": state.step, "curves": asdict(state.curves)}
+    setting.ledger.settle()
+    trainer, average = setting.trainer, setting.average
+    weights: dict[str, Any] = {"best": state.best, "average": average.values if average else []}
+    if not trainer.sharded:
+        weights |= {"step_state": trainer.bare.state_dict(), "optimizer": trainer.optimizer.state_dict()}
+    position = {"form": sharding.form(setting.accelerator), "epoch": state.epoch, "step": state.step}
+    told = {"curves": asdict(state.curves), "terms": state.terms, "sums": asdict(setting.ledger.sums)}
+    return {**weights, **position, **told}
 
 
-def _epoch(setting: _Setting, state: State, writer: checkpoint.Writer) -> float:
-    """Train what is left of an epoch and return its mean loss."""
-    steps = (setting.options.epochs or 0) * setting.per_epoch
-    validation = state.curves.validation
-    shown = f"epoch {state.epoch + 1}/{setting.options.epochs}"
+def _epoch(setting: _Setting, state: State) -> None:
+    """Train what is left of an epoch."""
+    options, trainer, ledger = setting.options, setting.trainer, setting.ledger
+    per_epoch, validation = setting.feed.cut.steps, state.curves.validation
+    shown = f"epoch {state.epoch + 1}/{options.epochs}"
     shown += f"  validation {validation[-1]:.4f}" if validation else ""
-    setting.model.train()
-    if state.step == 0:
-        state.loss.zero_()
-    for step, chosen, seeds in _batches(setting, state.epoch, state.step):
-        done = state.epoch * setting.per_epoch + step
-        set_learning_rate(setting.optimizer, learning_rate(setting.options, done, steps))
-        loss = _loss(setting, chosen, seeds)
-        state.loss += loss.detach()
-        sign = step % STEPS_BETWEEN_SIGNS == 0 or step == setting.per_epoch - 1
-        if sign or state.loss.device.type == "cpu":
-            _refuse_non_finite(state, step, setting.options)
-        _update(setting, loss)
-        state.step = step + 1
-        writer.offer(lambda: _kept(setting, state))
+    kept = partial(_kept, setting, state)
+    trainer.step.train()
+    for step, parts in setting.feed.steps(state.epoch, state.step):
+        done = state.epoch * per_epoch + step
+        set_learning_rate(trainer.optimizer, learning_rate(options, done, setting.steps))
+        terms = trainer.gradient(parts, ledger.sums.gradient_norm if step == 0 else None)
+        ledger.add(state.epoch, step, terms)
+        sign = step % STEPS_BETWEEN_SIGNS == 0 or step == per_epoch - 1
         if sign:
-            setting.progress(done + 1, steps, shown)
-    return float(state.loss) / setting.per_epoch
+            ledger.settle()
+        trainer.update()
+        if setting.average is not None:
+            setting.average.update(done)
+        state.step = step + 1
+        if setting.alone or (sign and setting.accelerator.is_main_process and not trainer.sharded):
+            setting.writer.offer(kept)
+        if sign:
+            setting.progress(done + 1, setting.steps, shown)
 
 
-def _batches(setting: _Setting, epoch: int, first: int) -> Iterator[tuple[int, Tensor, tuple[int, int]]]:
-    """Yield, from a step of an epoch on, its number, the samples of its batch, and two seeds: views, all else."""
-    samples, device = len(setting.inputs), setting.inputs.device
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(mixed(setting.seed, epoch, 1))).to(device)
-    seeds = np.random.SeedSequence((setting.seed, epoch)).generate_state(2 * setting.per_epoch, np.uint32)
-    for step in range(first, setting.per_epoch):
-        chosen = order[step * setting.batch : (step + 1) * setting.batch]
-        yield step, chosen, (int(seeds[2 * step]), int(seeds[2 * step + 1]))
+def _judge(setting: _Setting, state: State, data: Data, task: Task) -> None:
+    """Score the network after an epoch, and keep it if none was better."""
+    trainer, curves = setting.trainer, state.curves
+    ranks.share_buffers(setting.model)
+    averaged = setting.average.shown() if setting.average else nullcontext()
+    with averaged:
+        score = evaluate(
+            trainer.step if trainer.sharded else setting.model, data.validation, task, setting.accelerator,
+            setting.layout, divided=not trainer.sharded,
+        )  # fmt: skip
+        if score >= max(curves.validation, default=score):
+            state.best = _network_state(setting)
+    terms = setting.ledger.close(setting.feed.cut.steps)
+    state.epoch, state.step = state.epoch + 1, 0
+    state.terms.append(terms)
+    curves.epoch.append(state.epoch)
+    curves.train_loss.append(sum(term["loss"] or 0.0 for term in terms.values()))
+    curves.validation.append(score)
+    curves.learning_rate.append(float(trainer.optimizer.param_groups[0]["lr"]))
+    if trainer.sharded:
+        sharding.save(setting.accelerator, setting.out, _kept(setting, state))
 
 
-def _loss(setting: _Setting, chosen: Tensor, seeds: tuple[int, int]) -> Tensor:
-    """Return the loss of a batch."""
-    inputs = setting.inputs.index_select(0, chosen)
-    if setting.views is not None:
-        inputs = setting.views(inputs, torch.Generator().manual_seed(seeds[0]))
-    inputs = inputs.contiguous(memory_format=setting.layout)
-    seed_everything(seeds[1], inputs.device)
-    try:
-        loss = setting.objective(setting.model(inputs), inputs, setting.targets.index_select(0, chosen))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        hint = "; lower batch_size" if isinstance(error, torch.OutOfMemoryError) else ""
-        raise StageError(f"training fails on a batch of shape {tuple(inputs.shape)}: {error}{hint}") from error
-    if not isinstance(loss, Tensor) or loss.ndim:
-        found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise StageError(f"the loss of a batch is one number, the mean over its samples; the task returned {found}")
-    return loss
+def _network_state(setting: _Setting) -> dict[str, Tensor]:
+    if setting.trainer.sharded:
+        return sharding.network_state(setting.accelerator, setting.trainer.step)
+    return checkpoint.copy_of(setting.model)
 
 
-def _update(setting: _Setting, loss: Tensor) -> None:
-    """Move the weights along the gradient of a loss."""
-    setting.accelerator.backward(loss)
-    if setting.options.gradient_clip is not None:
-        setting.accelerator.clip_grad_norm_(setting.model.parameters(), setting.options.gradient_clip)
-    setting.optimizer.step()
-    setting.optimizer.zero_grad()
-
-
-def _refuse_non_finite(state: State, step: int, options: Training) -> None:
-    """Stop at a loss that is no number.
-
-    Raises:
-        StageError: with what to do about it.
-    """
-    if not math.isfinite(total := float(state.loss)):
-        clip = "set gradient_clip" if options.gradient_clip is None else "lower gradient_clip"
-        raise StageError(
-            f"the loss became {total} in epoch {state.epoch + 1}, step {step + 1}; "
-            f"lower learning_rate ({options.learning_rate:g}), or {clip}, and look for extreme values in the data"
-        )
+def _finish(setting: _Setting, state: State, unsharded: nn.Module | None) -> dict[str, Any]:
+    """Give the model its best epoch's weights, on the CPU, and return the facts."""
+    model, curves = setting.model, state.curves
+    if unsharded is not None:
+        sharding.take_back(model, unsharded)
+    if state.best:  # of weights that are divided, the first process has the whole
+        model.load_state_dict(state.best)
+    place(model, torch.device("cpu"), torch.contiguous_format).eval()
+    terms = {
+        name: {kind: [_rounded(value) for value in values] for kind, values in kinds.items()}
+        for name, kinds in summary(state.terms).items()
+    }
+    return {
+        "curves": {key: [_rounded(value) for value in values] for key, values in asdict(curves).items()},
+        "best_epoch": _last_best(curves.validation) + 1,
+        "validation": max(curves.validation),
+        "precision": precision_of(setting.accelerator),
+        "processes": setting.accelerator.num_processes,
+        **({"terms": terms} if len(terms) > 1 else {}),
+    }
 
 
 def _exhausted(validation: list[float], patience: int | None) -> bool:
@@ -277,5 +313,5 @@ def _last_best(validation: list[float]) -> int:
     return len(validation) - 1 - validation[::-1].index(max(validation))
 
 
-def _rounded(value: float) -> float:
-    return value if isinstance(value, int) else float(f"{value:.6g}")
+def _rounded(value: float | None) -> float | None:
+    return value if value is None or isinstance(value, int) else float(f"{value:.6g}")

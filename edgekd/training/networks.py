@@ -19,6 +19,7 @@ from edgekd.data import Data
 from edgekd.errors import StageError
 from edgekd.models import Description
 from edgekd.options import Network
+from edgekd.training import ranks
 from edgekd.training.engine import seed_everything
 
 MALFORMED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
@@ -79,13 +80,16 @@ def profile(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
 def store(out: Path, description: Description, model: nn.Module, facts: dict[str, Any]) -> dict[str, Any]:
     """Write a trained network as an artifact and return its facts with the network's profile.
 
+    Of several processes that trained it, the first one writes.
+
     Raises:
         StageError: a weight is NaN or infinite.
     """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise StageError(f"{name} holds values that are not finite; the network is not stored")
-    models.save(out, description, model.state_dict())
+    if ranks.world()[0] == 0:
+        models.save(out, description, model.state_dict())
     return {**facts, **profile(model, description.input_shape)}
 
 

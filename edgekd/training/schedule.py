@@ -26,16 +26,21 @@ def make_optimizer(model: nn.Module, options: Training) -> torch.optim.Optimizer
 def learning_rate(options: Training, step: int, steps: int) -> float:
     """Return the learning rate of a step (from 0) of a training of so many steps.
 
-    It rises linearly over the first w = warmup * steps steps, and then stays, or falls to zero along a half cosine:
+    It rises linearly over the first w = warmup * steps steps. Then it stays, or falls to zero along a half cosine, or
+    is multiplied by gamma at each milestone, a part of all steps:
 
         lr * (step + 1) / w                                   for step < w
-        lr * (1 + cos(pi * (step - w) / (steps - w))) / 2     after that
+        lr * (1 + cos(pi * (step - w) / (steps - w))) / 2     after that, or
+        lr * gamma ^ (number of milestones m with step >= m * steps, rounded)
     """
     warmup = max(1, round(options.warmup * steps)) if options.warmup else 0
     if step < warmup:
         return options.learning_rate * (step + 1) / warmup
     if options.schedule == "constant":
         return options.learning_rate
+    if options.schedule == "step":
+        passed = sum(step >= round(milestone * steps) for milestone in options.milestones)
+        return float(options.learning_rate * options.gamma**passed)
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from edgekd.data import Data, Split
 from edgekd.options import Training
 from edgekd.training.engine import accelerate
 from edgekd.training.loop import fit
+from edgekd.training.objective import Batch, Objective, label_loss
 
 TASK = tasks.load("classification")
 
@@ -44,19 +46,31 @@ def convnet(classes: int = 3, width: int = 6, dropout: float = 0.3) -> nn.Module
     )
 
 
-def labels(outputs: Tensor, _: Tensor, targets: Tensor) -> Tensor:
-    """The objective that learns from the labels alone."""
-    loss: Tensor = TASK.loss(outputs, targets)
-    return loss
+class Given(Objective):
+    """An objective that a function computes: (outputs, batch) -> terms by name."""
+
+    def __init__(self, function: Callable[[Tensor, Batch], dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return self.function(outputs, batch)
+
+
+def labels(outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Return the loss on the labels."""
+    return {"labels": label_loss(TASK, outputs, batch)}
 
 
 def train(model: nn.Module, data: Data, out: Path, options: Training, *, objective=labels, task=TASK, **more):
-    """Train on the CPU; `more` overrides what `fit` is given."""
+    """Train on the CPU by an objective or a function; `more` overrides what `fit` is given."""
     out.mkdir(exist_ok=True)
     given = {
         "accelerator": accelerate("cpu", options.precision),
         "seed": 0,
+        "view_seed": 0,
         "out": out,
         "progress": lambda done, total, text: None,
     }
-    return fit(model, objective, data, task, options, **(given | more))
+    goal = objective if isinstance(objective, Objective) else Given(objective)
+    return fit(model, goal, data, task, options, **(given | more))

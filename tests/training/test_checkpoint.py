@@ -63,6 +63,16 @@ def test_a_damaged_one_counts_as_absent_and_says_so(tmp_path, damage, caplog, mo
     assert not caplog.records
 
 
+def test_one_of_another_form_counts_as_absent(tmp_path, caplog):
+    checkpoint.save(tmp_path, STATE | {"form": "FSDP 4"})
+    assert checkpoint.load(tmp_path, "FSDP 4", remove=False)["epoch"] == 3
+    assert checkpoint.load(tmp_path, "whole", remove=False) is None
+    assert "its form is 'FSDP 4', and this training's 'whole'" in caplog.text
+    assert place(tmp_path).exists()
+    assert checkpoint.load(tmp_path, "whole") is None
+    assert not place(tmp_path).exists()
+
+
 def test_a_write_that_was_cut_short_leaves_the_old_one(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, STATE)
 

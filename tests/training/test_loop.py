@@ -17,8 +17,9 @@ from edgekd.options import Augment, Training
 from edgekd.training import checkpoint
 from edgekd.training.engine import accelerate, lay_out, mixed, seed_everything
 from edgekd.training.evaluation import evaluate
+from edgekd.training.objective import Objective
 
-from .small import TASK, convnet, images, labels, train
+from .small import TASK, Given, convnet, images, labels, train
 
 
 class Killed(BaseException):
@@ -36,36 +37,46 @@ def built(make=convnet, seed: int = 1) -> nn.Module:
     return make()
 
 
-def interrupted(data: Data, options: Training, out, kills: list[int], make=convnet, **more):
-    """Train with a fresh process's view of things after each kill; a kill happens before the step's own checkpoint."""
+class Killing(Objective):
+    """Another objective, until the process ends at a step; a kill happens before the step's own checkpoint."""
+
+    def __init__(self, aim: Objective, kill: int | None) -> None:
+        super().__init__()
+        self.aim, self.left = aim, kill
+
+    def forward(self, outputs, batch):
+        self.left = None if self.left is None else self.left - 1
+        if self.left == 0:
+            raise Killed
+        return self.aim(outputs, batch)
+
+
+def interrupted(data: Data, options: Training, out, kills: list[int], make=convnet, aim=lambda: Given(labels), **more):
+    """Train with a fresh process's view of things after each kill; the last time to the end."""
     for kill in [*kills, None]:
-        steps = [0]
-
-        def objective(outputs, inputs, targets, kill=kill, steps=steps):
-            steps[0] += 1
-            if steps[0] == kill:
-                raise Killed
-            return labels(outputs, inputs, targets)
-
+        model, objective = built(make), Killing(built(aim), kill)
         torch.manual_seed(np.random.default_rng(kill).integers(2**31))  # nothing may depend on what came before
-        model = built(make)
         try:
             facts = train(model, data, out, options, objective=objective, **more)
         except Killed:
             assert kill is not None
             continue
         assert kill is None
-        return model, facts
+        return model, facts, objective.aim
     raise AssertionError
 
 
 FORMS = {
     "sgd": Training(epochs=5, batch_size=16, optimizer="sgd", learning_rate=0.1),
     "adamw": Training(epochs=5, batch_size=16),
-    "views": Training(epochs=4, batch_size=16, augment=Augment(crop=2, flip=True)),
+    "views": Training(epochs=4, batch_size=16, augment=Augment(crop=2, flip=True, brightness=0.3, contrast=0.3)),
+    "cycled": Training(epochs=4, batch_size=16, augment=Augment(crop=2, erase=3, erase_share=0.5, views=2)),
+    "mixed": Training(epochs=4, batch_size=16, augment=Augment(mixup=0.4, cutmix=1.0)),
     "clipped": Training(
         epochs=4, batch_size=16, gradient_clip=0.1, label_smoothing=0.1, schedule="constant", warmup=0.0
     ),
+    "accumulated": Training(epochs=4, batch_size=16, accumulate=3, gradient_clip=0.5, schedule="step"),
+    "averaged": Training(epochs=4, batch_size=16, ema=0.9),
     "patience": Training(epochs=30, batch_size=16, patience=2, learning_rate=0.02),
     "bf16": Training(epochs=3, batch_size=16, precision="bf16"),
 }
@@ -78,11 +89,40 @@ def test_an_interrupted_training_ends_with_the_same_bits(form, tmp_path, monkeyp
     data, options = images(), FORMS[form]
     whole = built()
     expected = train(whole, data, tmp_path / "whole", options)
-    model, facts = interrupted(data, options, tmp_path / "cut", [1, 3, 2, 4, 5, 1])
+    model, facts, _ = interrupted(data, options, tmp_path / "cut", [1, 3, 2, 4, 5, 1])
     assert facts == expected
     found, wanted = model.state_dict(), whole.state_dict()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert facts["precision"] == ("bf16" if form == "bf16" else "fp32")
+
+
+class Adapted(Objective):
+    """Two terms besides the labels: one learns an adapter, one remembers what it saw of each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adapter = nn.Linear(3, 5)
+        self.register_buffer("bank", torch.zeros(70, 3))
+
+    def forward(self, outputs, batch):
+        goal = batch.samples[:, None] * torch.tensor([0.01, 0.02, 0.03, 0.04, 0.05])
+        self.bank[batch.samples] = 0.5 * self.bank[batch.samples] + 0.5 * outputs.detach()
+        memory = (outputs - self.bank[batch.samples]).square().mean()
+        return {**labels(outputs, batch), "hint": (self.adapter(outputs) - goal).square().mean(), "memory": memory}
+
+
+def test_what_an_objective_learns_and_remembers_survives_kills(tmp_path, monkeypatch):
+    at_every_step(monkeypatch)
+    options = Training(epochs=4, batch_size=16, gradient_clip=1.0, accumulate=2)
+    whole, aim = built(), built(Adapted)
+    expected = train(whole, images(), tmp_path / "whole", options, objective=aim)
+    model, facts, other = interrupted(images(), options, tmp_path / "cut", [1, 3, 9, 8, 5], aim=Adapted)
+    assert facts == expected
+    assert same(model.state_dict(), whole.state_dict())
+    assert same(other.state_dict(), aim.state_dict())
+    assert not torch.equal(aim.adapter.weight, built(Adapted).adapter.weight)
+    assert bool((aim.bank != 0).all(1).all())
+    assert list(facts["terms"]) == ["labels", "hint", "memory"]
 
 
 def test_networks_that_draw_from_other_generators_resume_too(tmp_path, monkeypatch):
@@ -101,7 +141,7 @@ def test_networks_that_draw_from_other_generators_resume_too(tmp_path, monkeypat
     at_every_step(monkeypatch)
     whole = built(Shaky)
     expected = train(whole, images(), tmp_path / "whole", FORMS["sgd"])
-    model, facts = interrupted(images(), FORMS["sgd"], tmp_path / "cut", [2, 6, 3], Shaky)
+    model, facts, _ = interrupted(images(), FORMS["sgd"], tmp_path / "cut", [2, 6, 3], Shaky)
     assert facts == expected
     assert torch.equal(model.body[1].weight, whole.body[1].weight)
 
@@ -119,7 +159,7 @@ def test_a_kill_between_two_checkpoints_repeats_the_steps(tmp_path, monkeypatch)
     monkeypatch.setattr(checkpoint, "save", sometimes)
     whole = built()
     expected = train(whole, images(), tmp_path / "whole", FORMS["adamw"])
-    model, facts = interrupted(images(), FORMS["adamw"], tmp_path / "cut", [5, 5, 7])
+    model, facts, _ = interrupted(images(), FORMS["adamw"], tmp_path / "cut", [5, 5, 7])
     assert facts == expected
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
 
@@ -128,11 +168,11 @@ def test_a_damaged_checkpoint_starts_anew_with_a_warning(tmp_path, monkeypatch, 
     at_every_step(monkeypatch)
     expected = train(built(), images(), tmp_path / "whole", FORMS["sgd"])
 
-    def killed(outputs, inputs, targets, steps=[0]):  # noqa: B006
+    def killed(outputs, batch, steps=[0]):  # noqa: B006
         steps[0] += 1
         if steps[0] == 7:
             raise Killed
-        return labels(outputs, inputs, targets)
+        return labels(outputs, batch)
 
     with pytest.raises(Killed):
         train(built(), images(), tmp_path / "cut", FORMS["sgd"], objective=killed)
@@ -157,9 +197,10 @@ def test_every_epoch_sees_another_order_and_leaves_out_only_the_partial_batch(tm
     )
     seen = []
 
-    def objective(outputs, inputs, targets):
-        seen.append(inputs[:, 0].int().tolist())
-        return labels(outputs, inputs, targets)
+    def objective(outputs, batch):
+        seen.append(batch.inputs[:, 0].int().tolist())
+        assert batch.samples.tolist() == seen[-1]
+        return labels(outputs, batch)
 
     data = replace(data, validation=data.train)
     train(nn.Sequential(nn.Linear(4, 3)), data, tmp_path, Training(epochs=20, batch_size=4), objective=objective)
@@ -172,9 +213,9 @@ def test_every_epoch_sees_another_order_and_leaves_out_only_the_partial_batch(tm
 def test_a_batch_larger_than_the_data_is_all_of_them(tmp_path):
     sizes = []
 
-    def objective(outputs, inputs, targets):
-        sizes.append(len(inputs))
-        return labels(outputs, inputs, targets)
+    def objective(outputs, batch):
+        sizes.append(len(batch.inputs))
+        return labels(outputs, batch)
 
     train(built(), images(train=13), tmp_path, Training(epochs=2, batch_size=500), objective=objective)
     assert sizes == [13, 13]
@@ -243,13 +284,13 @@ def test_patience_ends_a_training_that_no_longer_gets_better(scores, patience, e
 def test_a_loss_that_is_no_number_stops_at_once(bad, step, tmp_path):
     count = [0]
 
-    def objective(outputs, inputs, targets):
+    def objective(outputs, batch):
         count[0] += 1
-        return labels(outputs, inputs, targets) * (bad if count[0] == step else 1.0)
+        return {"labels": labels(outputs, batch)["labels"] * (bad if count[0] == step else 1.0)}
 
     where = f"epoch {(step - 1) // 4 + 1}, step {(step - 1) % 4 + 1}"
     with pytest.raises(
-        StageError, match=rf"the loss became -?(nan|inf) in {where}; lower learning_rate \(0.001\), or set"
+        StageError, match=rf"the term labels became -?(nan|inf) in {where}; lower learning_rate \(0.001\), or set"
     ):
         train(built(), images(), tmp_path, FORMS["adamw"], objective=objective)
     assert count[0] == step
@@ -268,14 +309,14 @@ def test_a_learning_rate_that_is_too_high_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda outputs, targets, **_: outputs.sum(1), r"the loss of a batch is one number.*returned shape \(16,\)"),
-        (lambda outputs, targets, **_: 1.0, "one number.*returned float"),
-        (lambda outputs, targets, **_: outputs @ outputs, r"training fails on a batch of shape \(16, 1, 8, 8\): mat1"),
+        (lambda outputs: outputs.sum(1), r"the loss of a batch is one number.*for the term labels came shape \(16,\)"),
+        (lambda outputs: 1.0, "one number.*for the term labels came float"),
+        (lambda outputs: outputs @ outputs, r"training fails on a batch of shape \(16, 1, 8, 8\): mat1"),
     ],
 )
 def test_a_users_loss_that_is_wrong_is_told(change, message, tmp_path):
     with pytest.raises(StageError, match=message):
-        train(built(), images(), tmp_path, FORMS["sgd"], objective=lambda o, _, t: change(o, t))
+        train(built(), images(), tmp_path, FORMS["sgd"], objective=lambda o, _: {"labels": change(o)})
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,12 @@ def test_a_constant_rate_stays_after_the_warm_up():
     np.testing.assert_allclose(rates(10, warmup=0.3, schedule="constant"), [0.2 / 3, 0.4 / 3] + [0.2] * 8)
 
 
+def test_steps_down_at_the_milestones():
+    found = rates(20, warmup=0.1, schedule="step", milestones=(0.5, 0.75), gamma=0.1)
+    np.testing.assert_allclose(found, [0.1, 0.2] + [0.2] * 8 + [0.02] * 5 + [0.002] * 5)
+    np.testing.assert_allclose(rates(4, warmup=0.0, schedule="step", milestones=()), [0.2] * 4)
+
+
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 0.9), (2, 0.99), (7, 0.0), (3, 1e-9)])
 def test_short_trainings_have_positive_rates(steps, warmup):
     found = rates(steps, warmup=warmup)

@@ -21,8 +21,8 @@ from edgekd.training.teacher import train
 
 def given(**changes) -> Inputs:
     options = Data(source="digits", validation=0.15, train_samples=400)
-    known = {"artifacts": {}, "blocks": {}, "data": options, "data_dir": None, "task": "classification", "seed": 0}
-    return Inputs(**(known | {"compute": "cpu", "variant": "teacher"} | changes))
+    known = {"artifacts": {}, "blocks": {}, "data": options, "data_dir": None, "task": "classification"}
+    return Inputs(**(known | {"seed": 0, "data_seed": 0, "compute": "cpu", "variant": "teacher"} | changes))
 
 
 def test_a_teacher_learns_the_digits_and_is_stored(tmp_path: Path):
