@@ -9,9 +9,10 @@ from typing import Any
 
 from edgekd import tasks
 from edgekd.artifact import write_text
-from edgekd.report import devices, html
+from edgekd.report import devices, html, roles
 from edgekd.report.evidence import Run, read_run
-from edgekd.report.verdict import FAILED, NOT_MEASURED, PASSED, float_counterpart, judge
+from edgekd.report.integers import float_counterpart
+from edgekd.report.verdict import FAILED, NOT_MEASURED, PASSED, judge
 
 SCHEMA = 1
 NOT_REACHED = ("unreachable", "pending")
@@ -78,10 +79,11 @@ def _device_code(device: dict[str, Any]) -> int:
 def _device(run: Run, name: str, task: tasks.Task, gates: dict[str, Any]) -> dict[str, Any]:
     there = name in run.measurements and not run.content["devices"][name].get("error")
     device = devices.measured(run, name, task) if there else devices.not_measured(run, name)
-    names = list(device["variants"])
-    for variant, figures in device["variants"].items():
-        figures["float_counterpart"] = float_counterpart(variant, names, pipeline=run.content["kind"] == "pipeline")
-    return {**device, "verdict": judge(device, gates=gates, reference=run.content["reference"])}
+    reference, variants = run.content["reference"], device["variants"]
+    chain, pipeline = roles.chain(variants, reference), run.content["kind"] == "pipeline"
+    for own, variant in variants.items():
+        variant["float_counterpart"] = float_counterpart(own, chain, pipeline=pipeline) if own in chain else None
+    return {**device, "verdict": judge(device, gates=gates, reference=reference)}
 
 
 def _finite(value: Any) -> Any:

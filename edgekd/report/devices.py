@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekd.report import latency, quality
+from edgekd.report.classes import by_class
 from edgekd.report.energy import RejectedError, energy_per_inference
 from edgekd.report.evidence import Arrays, Evidence, Run
+from edgekd.report.gain import distillation_gain
 from edgekd.report.latency import Latencies
+from edgekd.report.roles import CANDIDATE
 from edgekd.report.statistics import is_no_difference
 from edgekd.tasks import Task
 
@@ -20,13 +23,17 @@ def measured(run: Run, device: str, task: Task) -> dict[str, Any]:
     """Return everything a report says of a device that was measured, but for the verdict."""
     evidence = run.measurements[device]
     content = evidence.content
-    variants = _variants(run, device, task)
+    qualities = _qualities(run, device, task)
     latencies = _latencies(run, evidence)
+    variants = {name: _variant(run, device, name, latencies, found) for name, found in qualities.items()}
     environment = content.get("environment") or {}
     energy = content.get("energy") or {}
     return {
         "error": None,
-        "variants": {name: _variant(run, device, name, latencies, qualities) for name, qualities in variants.items()},
+        "variants": variants,
+        "distillation_gain_pp": distillation_gain(
+            variants, {name: qualities[name]["test"].scores for name in variants}
+        ),
         "noise_floor": latencies.noise_floor,
         "comparisons": latencies.comparisons,
         "distribution": latencies.distribution,
@@ -44,13 +51,13 @@ def not_measured(run: Run, device: str) -> dict[str, Any]:
     """Return what a report says of a device that gave no measurement: every figure null, with the reason."""
     content = run.content["devices"][device]
     error = content.get("error") or {"kind": "failed", "message": "the run holds no measurement of this device"}
-    keys = ("noise_floor", "distribution", "energy", "backend", "runtime", "cores", "batch_size", "method", "agent")
+    keys = ("distillation_gain_pp", "noise_floor", "distribution", "energy", "backend", "runtime", "cores")
     nothing = latency.not_timed(error["message"])
     names = [name for name in run.content["variants"] if name in (content.get("models") or run.content["variants"])]
     return {
         "error": error,
         "variants": {name: _variant(run, device, name, nothing, {}) for name in names},
-        **dict.fromkeys((*keys, "started_at", "finished_at", "spinning")),
+        **dict.fromkeys((*keys, "batch_size", "method", "agent", "started_at", "finished_at", "spinning")),
         "comparisons": [],
         "unsteady_warmup": [],
         "state": {"before": None, "after": None, "changes": None},
@@ -64,7 +71,7 @@ def _latencies(run: Run, evidence: Evidence) -> Latencies:
     return latency.assess(evidence.latency, run.content["reference"])
 
 
-def _variants(run: Run, device: str, task: Task) -> dict[str, dict[str, quality.Quality]]:
+def _qualities(run: Run, device: str, task: Task) -> dict[str, dict[str, quality.Quality]]:
     """The quality by split of every variant meant for this device, in pipeline order, then any other measured one."""
     evidence = run.measurements[device]
     meant = run.content["devices"][device].get("models") or run.content["variants"]
@@ -98,10 +105,13 @@ def _variant(
     energy, energy_reason = _energy(evidence, name, error or latencies.reason)
     reasons = _reasons(run, name, content, latencies, qualities)
     none = quality.Quality(dict.fromkeys(quality.FIGURES), {})
+    test = qualities.get("test", none)
     throughput = content.get("throughput")
     return {
         "error": error,
-        **qualities.get("test", none).figures,
+        "role": described.get("role", CANDIDATE),
+        **test.figures,
+        "by_class": by_class(test.scores, run.labels.get("test"), _class_names(run)),
         "validation": qualities.get("validation", none).figures,
         "parameters": described.get("parameters"),
         "macs": described.get("macs"),
@@ -118,6 +128,12 @@ def _variant(
         "model": {key: model.get(key) for key in ("file", "sha256")},
         "reasons": {key: error or why for key, why in reasons.items()},
     }
+
+
+def _class_names(run: Run) -> list[str]:
+    """The names of the classes; none where the targets are no class indices, or the run does not say."""
+    data = run.content["provenance"].get("data")
+    return list(data.get("classes") or ()) if isinstance(data, Mapping) else []
 
 
 def _speedup(name: str, latencies: Latencies) -> dict[str, Any]:

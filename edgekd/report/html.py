@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgekd.report import units, views
-from edgekd.report.verdict import executed
+from edgekd.report import classes, gain, learning, roles, units, views
+from edgekd.report.integers import executed
 
 _HERE = Path(__file__).resolve().parent
 _ASSETS = ("report.css", "chart.umd.min.js", "report.js")
@@ -36,7 +36,11 @@ def render(report: Mapping[str, Any]) -> str:
     return template.render(
         report=report,
         data=embedded(report),
-        curves=views.curves(report),
+        lessons=learning.lessons(report),
+        choice=learning.choice(report),
+        classes=classes,
+        gain=gain,
+        roles=roles,
         views=views,
         executed=executed,
         assets={name: Markup(_asset(name)) for name in _ASSETS},  # noqa: S704 - our own files

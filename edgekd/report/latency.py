@@ -122,6 +122,12 @@ def _comparison(one: str, other: str, ratio: Estimate, floor: Mapping[str, Any] 
     }
 
 
+def comparison(one: str, other: str, device: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The comparison of two variants in a device's entry of the report, or None where the two were not timed."""
+    pairs: Sequence[Mapping[str, Any]] = device["comparisons"]
+    return next((pair for pair in pairs if {pair["faster"], pair["slower"]} == {one, other}), None)
+
+
 def _distribution(processes: Mapping[str, Processes]) -> dict[str, Any]:
     return {
         "probabilities": [q / 100 for q in QUANTILES],

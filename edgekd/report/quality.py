@@ -19,10 +19,17 @@ FIGURES = ("accuracy", "accuracy_ci", "agreement_with_teacher", "agreement_ci", 
 
 @dataclass(frozen=True)
 class Quality:
-    """The figures of one variant over one split, every one of FIGURES, and why those that are None are missing."""
+    """One variant over one split.
+
+    Args:
+        figures: Every one of FIGURES.
+        reasons: Why those that are None are missing.
+        scores: Of every sample [N]; None where they could not be had.
+    """
 
     figures: dict[str, Any]
     reasons: dict[str, str]
+    scores: FloatArray | None = None
 
 
 def assess(
@@ -93,7 +100,7 @@ def _assess_one(
         # The sum first: counts of 0/1 scores are exact, so that a limit met exactly is met.
         figures["drop_pp"] = 100 * math.fsum(reference_scores - scores) / len(scores)
         figures["drop_pp_ci"] = [100 * low, 100 * high]
-    return Quality(figures, reasons)
+    return Quality(figures, reasons, scores)
 
 
 def count(outputs: Arrays) -> int:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgekd.report import units
+from edgekd.report import roles, units
 from edgekd.report.plain import clean, to_ascii
 
 NAME_WIDTH = 24  # longer names fold
@@ -136,6 +136,6 @@ def _role(report: Mapping[str, Any], device: Mapping[str, Any], name: str) -> st
         return "● recommended"
     if device["variants"][name]["error"]:
         return "failed here"
-    if name == report["reference"]:
-        return "reference"
-    return "best so far" if name == verdict["best"] else ""
+    if name == verdict["best"] != report["reference"]:
+        return "best so far"
+    return roles.tag(name, device["variants"][name], report["reference"])

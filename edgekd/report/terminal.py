@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from edgekd.report import units
+from edgekd.report import gain, learning, units
 from edgekd.report.plain import clean, to_ascii
 from edgekd.report.table import variants_table
 
@@ -40,6 +40,9 @@ def render(report: Mapping[str, Any], console: Console) -> None:
             for line in _notes(report, device):
                 show(line, indent=2)
             console.print()
+    choice = learning.choice(report)
+    if choice:
+        show(Text(clean(choice.sentence), "dim"))
 
 
 def _headline(name: str, device: Mapping[str, Any]) -> Text:
@@ -90,6 +93,8 @@ def _notes(report: Mapping[str, Any], device: Mapping[str, Any]) -> list[Text]:
         if candidate["status"] in ("passed", "missed", "error")
     ]
     lines += [Text.assemble(("! ", "bold yellow"), clean(remark)) for remark in verdict["remarks"]]
+    worth = gain.sentence(device)
+    lines += [Text(f"{worth} (one seed; `edgekd study` tells more)")] if worth else []
     lines += [Text(clean(line), "dim") for line in (*_noise(device), *_absent(device), _conditions(report, device))]
     return lines
 

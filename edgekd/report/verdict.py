@@ -7,12 +7,13 @@ reason prints the interval.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from edgekd.report import units
+from edgekd.report import classes, roles, units
 from edgekd.report.gates import QUALITY_GATES, evaluate
+from edgekd.report.integers import integer_faults
+from edgekd.report.latency import comparison
 from edgekd.report.statistics import CONFIDENCE
 
 Variant = Mapping[str, Any]
@@ -26,7 +27,7 @@ def judge(device: Mapping[str, Any], *, gates: Mapping[str, Any], reference: str
     Args:
         device: Its entry in the report, with "variants", "comparisons", "noise_floor" and "error".
         gates: The limits that the recipe set, by name.
-        reference: The variant that the others are compared with.
+        reference: The variant that the others are compared with. It is no candidate, nor is any whose role says so.
 
     Returns:
         "status", "gates", "recommended" (None when no variant passed), "best" (the variant that the gates judge),
@@ -36,7 +37,7 @@ def judge(device: Mapping[str, Any], *, gates: Mapping[str, Any], reference: str
     variants: Mapping[str, Variant] = device["variants"]
     if device["error"]:
         return _nothing(gates, f"{device['error']['kind']}: {device['error']['message']}")
-    names = [name for name in variants if name != reference] or list(variants)
+    names = roles.candidates(variants, reference)
     working = [name for name in names if not variants[name]["error"]]
     if not working:
         return _nothing(gates, "; ".join(f"{name}: {variants[name]['error']}" for name in names) or "no variant")
@@ -156,13 +157,8 @@ def _choose(passing: Sequence[str], faults: Mapping[str, Sequence[str]], device:
     )
 
 
-def _pair(one: str, other: str, device: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    pairs: Sequence[Mapping[str, Any]] = device["comparisons"]
-    return next((pair for pair in pairs if {pair["faster"], pair["slower"]} == {one, other}), None)
-
-
 def _no_difference(one: str, other: str, device: Mapping[str, Any]) -> bool:
-    pair = _pair(one, other, device)
+    pair = comparison(one, other, device)
     return pair is not None and bool(pair["no_difference"])
 
 
@@ -210,48 +206,7 @@ def _size(variant: Variant) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Integers: a candidate, not a belief
-
-
-def is_integer(name: str) -> bool:
-    """Whether a variant claims to compute in 8-bit integers: its name says int8 (int8, student.int8, int8-qat)."""
-    return re.search(r"(?<![a-z])int8(?![a-z0-9])", name.lower()) is not None
-
-
-def float_counterpart(name: str, names: Sequence[str], *, pipeline: bool) -> str | None:
-    """The variant that an integer variant was made from: its name without int8, or in a pipeline the one before it."""
-    if not is_integer(name):
-        return None
-    stem = re.sub(r"[._-]?int8.*$", "", name, flags=re.IGNORECASE)
-    if stem in names:
-        return stem
-    before = [other for other in names[: names.index(name)] if not is_integer(other)] if pipeline else []
-    return before[-1] if before else None
-
-
-def integer_faults(name: str, device: Mapping[str, Any]) -> list[str]:
-    """Why an integer variant is not to be recommended on this device: slower than its float, or not integers there."""
-    variant = device["variants"][name]
-    if not is_integer(name):
-        return []
-    faults = []
-    precision: Mapping[str, int] = variant["precision"] or {}
-    if precision and not any(count for label, count in precision.items() if "int8" in label):
-        faults.append(f"does not run as integers on this device ({executed(precision)})")
-    origin = variant.get("float_counterpart")
-    if origin:
-        pair = _pair(name, origin, device)
-        if pair and pair["slower"] == name and not pair["no_difference"]:
-            faults.append(f"slower than its float {origin}: {units.times(1 / pair['ratio'])}")
-        elif pair is None and (variant["speedup"] or 1) < 1 and not variant["no_difference"]:
-            faults.append(f"slower than its float {origin}: {units.times(variant['speedup'])}")
-    return faults
-
-
-def executed(precision: Mapping[str, int]) -> str:
-    """The precision of the layers that multiply and accumulate, in words: "computing layers: 9 int8, 2 float32"."""
-    parts = [f"{count} {label}" for label, count in sorted(precision.items(), key=lambda item: -item[1])]
-    return "computing layers: " + ", ".join(parts)
+# What else to know
 
 
 def _remarks(
@@ -260,6 +215,9 @@ def _remarks(
     """What a reader must know besides the gates."""
     variants = device["variants"]
     remarks = [] if gates else ["no gate was set: nothing could fail"]
+    fallen = classes.fallen(variants, reference)
+    if fallen:
+        remarks.append(fallen)
     for name in names:
         remarks += [f"{name}: {fault}" for fault in integer_faults(name, device)]
         speedup = variants[name]["speedup"]

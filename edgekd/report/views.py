@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgekd.report import units
+from edgekd.report import roles, units
+from edgekd.report.latency import comparison
 
 Variant = Mapping[str, Any]
 
@@ -105,14 +106,15 @@ def absences(device: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
     return [(head, reason, names) for (head, reason), names in found.items()]
 
 
-def steps(device: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The variants as steps of the pipeline: each with what it changed against the one before it.
+def steps(device: Mapping[str, Any], reference: str | None) -> list[dict[str, Any]]:
+    """The reference and the candidates as steps of the pipeline: each with what it changed against the one before it.
 
     Returns:
         Per measured variant: "name", "accuracy", "p50", "size" and their share of the largest (for bars), and "change":
         accuracy in pp, how many times faster (paired where the run compared the two) and smaller; None for the first.
     """
-    measured = [(name, v) for name, v in device["variants"].items() if not v["error"]]
+    variants = device["variants"]
+    measured = [(name, variants[name]) for name in roles.chain(variants, reference) if not variants[name]["error"]]
     largest = max((v["size_bytes"] or 0 for _, v in measured), default=0)
     slowest = max((v["latency_ns"]["p50"] for _, v in measured if v["latency_ns"]), default=0)
     found: list[dict[str, Any]] = []
@@ -135,7 +137,7 @@ def steps(device: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _change(before: tuple[str, Variant], after: tuple[str, Variant], device: Mapping[str, Any]) -> dict[str, Any]:
     (old, a), (new, b) = before, after
-    pair = next((pair for pair in device["comparisons"] if {pair["faster"], pair["slower"]} == {old, new}), None)
+    pair = comparison(old, new, device)
     if pair:
         faster, unclear = pair["ratio"] if pair["faster"] == new else 1 / pair["ratio"], pair["no_difference"]
     else:
@@ -166,17 +168,3 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             rows[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return rows
-
-
-def curves(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The training curves of the stages that kept some: [{"stage", "epoch", "series": {name: values}}]."""
-    found = []
-    for stage in report["stages"]:
-        kept = (stage.get("facts") or {}).get("curves") or {}
-        series = {name: values for name, values in kept.items() if name not in ("epoch", "learning_rate") and values}
-        if series:
-            longest = max(len(values) for values in series.values())
-            found.append(
-                {"stage": stage["name"], "epoch": kept.get("epoch") or list(range(1, longest + 1)), "series": series}
-            )
-    return found

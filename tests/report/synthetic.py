@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ class Fake:
     """A variant with known properties.
 
     Args:
-        wrong: Of the samples of a split, how many it gets wrong (the first ones), by split.
+        wrong: Of the samples of a split, how many it gets wrong (the first ones), or which, by split.
         latency_us: The latency of every call, before noise.
+        role: What run.json says of it; nothing when None.
     """
 
     latency_us: float | None
-    wrong: dict[str, int] = field(default_factory=lambda: {"test": 0, "validation": 0})
+    wrong: dict[str, int | Sequence[int]] = field(default_factory=lambda: {"test": 0, "validation": 0})
     size: int = 1_000_000
     parameters: int | None = 250_000
     macs: int | None = 40_000_000
@@ -32,20 +34,40 @@ class Fake:
     joules: float | None = None
     memory: int | None = 5_000_000
     layers: list[dict[str, str]] | None = None
+    role: str | None = None
 
 
 TEACHER = Fake(1000.0, {"test": 10, "validation": 10}, size=1_000_000, precision={"float32": 11})
 STUDENT = Fake(400.0, {"test": 12, "validation": 11}, size=200_000, precision={"float32": 11})
 PRUNED = Fake(300.0, {"test": 14, "validation": 12}, size=100_000, precision={"float32": 11})
 INT8 = Fake(200.0, {"test": 15, "validation": 15}, size=30_000, precision={"int8": 9, "float32": 2})
+BASELINE = Fake(400.0, {"test": 20, "validation": 12}, size=200_000, precision={"float32": 11}, role="baseline")
 CHAIN = {"teacher": TEACHER, "student": STUDENT, "pruned": PRUNED, "int8": INT8}
+TERMS = {
+    "labels": {"loss": [0.2, 0.1, 0.1], "share": [0.1, 0.2, 0.25], "gradient_norm": [0.5, 0.25, 0.125]},
+    "kd": {"loss": [1.8, 0.4, 0.3], "share": [0.9, 0.8, 0.75], "gradient_norm": [4.0, 2.0, None]},
+}
+
+CHOICE = {
+    "chosen": "wide",
+    "rounds": [
+        {"epochs": 1, "validation": {"small": 0.8, "wide": 0.9, "deep": 0.91}},
+        {"epochs": 2, "validation": {"wide": 0.95, "deep": 0.94}},
+    ],
+    "candidates": {
+        "small": {"validation": 0.97, "parameters": None, "macs": None, "calibration_error": None},
+        "wide": {"validation": 0.99, "parameters": 1_000_000, "macs": 20_000_000, "calibration_error": 0.0123},
+        "deep": {"validation": 0.992, "parameters": 3_000_000, "macs": 60_000_000, "calibration_error": 0.0211},
+    },
+}
 
 
-def outputs_and_labels(n: int, wrong: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits that miss the label of the first `wrong` samples and hit the others."""
+def outputs_and_labels(n: int, wrong: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that miss the label of the first `wrong` samples, or of those listed, and hit the others."""
     labels = np.arange(n) % CLASSES
     predicted = labels.copy()
-    predicted[:wrong] = (labels[:wrong] + 1) % CLASSES
+    missed = list(range(wrong)) if isinstance(wrong, int) else list(wrong)
+    predicted[missed] = (labels[missed] + 1) % CLASSES
     return np.eye(CLASSES, dtype=np.float32)[predicted] * 5, labels.astype(np.int64)
 
 
@@ -202,17 +224,24 @@ def write_run(
     content = {
         "schema": 1, "edgekd": "0.1.0", "recipe": "digits", "kind": "pipeline", "run_id": "20300101-000000-digits-abcd",
         "task": "classification", "inputs": "data", "reference": reference, "gates": gates or {},
-        "variants": {name: {"parameters": fake.parameters, "macs": fake.macs} for name, fake in variants.items()},
+        "variants": {
+            name: {"parameters": fake.parameters, "macs": fake.macs, **({"role": fake.role} if fake.role else {})}
+            for name, fake in variants.items()
+        },
         "devices": described,
         "stages": [
             {"name": "teacher", "artifact": "aa" * 32, "cached": False, "seconds": 12.5, "facts": {"curves": curves}},
-            {"name": "distill", "artifact": "bb" * 32, "cached": True, "seconds": 0.1, "facts": {"curves": curves}},
+            {"name": "distill", "artifact": "bb" * 32, "cached": True, "seconds": 0.1,
+             "facts": {"curves": curves, "terms": TERMS}},
             {"name": "export", "artifact": "cc" * 32, "cached": False, "seconds": 1.5, "facts": {"opset": 18}},
         ],
         "provenance": {
             "command": ["edgekd", "pipeline", "digits", "--device", "cpu"], "started_at": "2030-01-01T00:00:00+00:00",
             "versions": {"edgekd": "0.1.0", "numpy": "2.0"}, "host": {"machine": "x86_64"},
-            "data": {"digest": "dd" * 32, "counts": {"train": 1000, "validation": 500, "test": 1000}},
+            "data": {
+                "digest": "dd" * 32, "counts": {"train": 1000, "validation": 500, "test": 1000},
+                "classes": [f"digit {k}" for k in range(CLASSES)],
+            },
             "recipe": {"version": 1, "data": "digits"}, "git": None,
         },
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from edgekd.report import build
+from edgekd.report.study import build as study
+
+from .study_synthetic import write_study
+from .synthetic import TERMS
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -19,17 +24,41 @@ FLAGS = [
 ]
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+
+
+def opened(page: Path, profile: Path, *flags: str) -> str:
+    """Return a page as the browser built it; whatever it reports is an error."""
+    command = [str(BROWSER), *FLAGS, *flags, f"--user-data-dir={profile}", page.as_uri()]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert [line for line in found.stderr.splitlines() if "CONSOLE" in line] == []
+    return found.stdout
+
+
 def test_every_plot_is_drawn_and_nothing_is_reported(make_run, tmp_path: Path):
     run = make_run()
+    content = json.loads((run / "run.json").read_text())
+    hostile = {"</script><script>throw 1</script>": TERMS["kd"], "__proto__": TERMS["labels"]}
+    single = {name: {kind: values[:1] for kind, values in kinds.items()} for name, kinds in TERMS.items()}
+    content["stages"] += [{"name": "<b>a", "facts": {"terms": hostile}}, {"name": "b", "facts": {"terms": single}}]
+    (run / "run.json").write_text(json.dumps(content))
     build.write(run)
-    command = [str(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", (run / "report.html").as_uri()]
-    page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert [line for line in page.stderr.splitlines() if "CONSOLE" in line] == []
-    canvases = re.findall(r"<canvas [^>]*data-chart[^>]*>", page.stdout)
+    canvases = re.findall(r"<canvas [^>]*data-chart[^>]*>", opened(run / "report.html", tmp_path / "profile"))
     written = (run / "report.html").read_text().count("<canvas data-chart")
     assert len(canvases) == written > 0
     for canvas in canvases:  # Chart.js gives a canvas its size when it draws on it
         height = re.search(r' height="(\d+)"', canvas)
         assert height is not None, canvas
         assert int(height[1]) > 0
+
+
+def test_the_page_of_a_study_is_read_as_written_and_nothing_is_reported(tmp_path: Path):
+    folder = write_study(tmp_path / "study", {"kd": 0.3, "<b>far</b>": -0.5})
+    study.write(folder)
+    page = opened(folder / "study.html", tmp_path / "profile")
+    assert page.count('<circle class="dot"') == 2 * 2 * 5  # methods, layouts, seeds
+    assert "kd, by 3." in page
+    assert "<b>far</b>" not in page
+    drawn = opened(folder / "study.svg", tmp_path / "profile")
+    assert drawn.count('<circle class="dot"') == 2 * 5
+    assert "parsererror" not in drawn

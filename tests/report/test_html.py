@@ -11,7 +11,7 @@ import pytest
 
 from edgekd.report import build, html, units, views
 
-from .synthetic import CHAIN, INT8, TEACHER
+from .synthetic import BASELINE, CHAIN, CHOICE, INT8, STUDENT, TEACHER, TERMS
 
 Make = Callable[..., Path]
 LAYERS = [{"name": "conv", "type": "Conv", "precision": "int8"}]
@@ -131,7 +131,7 @@ def test_a_run_without_any_measurement_still_renders(make_run: Make) -> None:
 
 
 def test_steps_say_what_each_changed(run: Path) -> None:
-    steps = views.steps(build.build(run)["devices"]["cpu"])
+    steps = views.steps(build.build(run)["devices"]["cpu"], "teacher")
     assert [step["name"] for step in steps] == list(CHAIN)
     assert steps[0]["change"] is None
     int8 = steps[3]["change"]
@@ -140,6 +140,72 @@ def test_steps_say_what_each_changed(run: Path) -> None:
     assert int8["faster"] == pytest.approx(1.5, rel=0.01)
     assert steps[1]["change"]["faster"] == pytest.approx(2.5, rel=0.01)
     assert (steps[0]["size_share"], steps[3]["size_share"]) == (1.0, 0.03)
+
+
+def test_steps_are_those_that_were_made_one_from_the_other(make_run: Make) -> None:
+    other = replace(TEACHER, role="teacher")
+    run = make_run({"teacher": other, "teacher-b": other, "baseline": BASELINE, "student": STUDENT, "int8": INT8})
+    steps = views.steps(build.build(run)["devices"]["cpu"], "teacher")
+    assert [step["name"] for step in steps] == ["teacher", "student", "int8"]
+    assert steps[1]["change"]["accuracy_pp"] == pytest.approx(-0.2)
+
+
+def flat(text: str) -> str:
+    return re.sub(r"\s+", " ", Page(text).visible())
+
+
+def test_recall_by_class_is_a_folded_table(make_run: Make) -> None:
+    lost = replace(INT8, wrong={"test": list(range(3, 300, 10)), "validation": 0})
+    text = html.render(build.build(make_run({"teacher": TEACHER, "int8": lost})))
+    before = text[: text.index("<summary>Recall by class</summary>")]
+    assert before.rstrip().endswith("<details>")
+    # Wilson's interval of 70 of 100, by its formula: 60.4 to 78.1 %.
+    assert "70.0 % -29.00 pp 60.4 to 78.1 %" in flat(text)
+    assert text.count('<td class="num worst"') == 1
+    bare = html.render(build.build(make_run(name="bare", run={"provenance": {}})))
+    assert "Recall by class" not in bare
+
+
+def test_what_is_only_compared_with_has_its_tag(make_run: Make) -> None:
+    other = replace(TEACHER, role="teacher")
+    variants = {"teacher": other, "teacher-b": other, "baseline": BASELINE, "student": STUDENT, "int8": INT8}
+    text = flat(html.render(build.build(make_run(variants))))
+    for expected in (
+        "teacher reference",
+        "teacher-b another teacher",
+        "baseline without a teacher",
+        "The teachers are worth +0.80 pp [",
+        "to the student. This is one seed; edgekd study tells more.",
+    ):
+        assert expected in text, expected
+
+
+def test_the_terms_of_the_loss_are_plots_and_a_table(run: Path) -> None:
+    text = html.render(build.build(run))
+    assert re.findall(r'<canvas data-chart="(shares|norms)" data-stage="(\w+)"', text) == [
+        ("shares", "distill"), ("norms", "distill"),
+    ]  # fmt: skip
+    assert "kd: gradient norm" in flat(text)
+    assert "2 1 0.8 0.1 0.2 0.25 0.4 0.8 2" in flat(text)  # the second epoch of the distill stage
+
+
+@pytest.mark.parametrize("name", ["</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>'])
+def test_hostile_terms_and_candidates_are_text(make_run: Make, name: str) -> None:
+    chosen = json.loads(json.dumps(CHOICE).replace("wide", json.dumps(name)[1:-1]))
+    stages = [{"name": "choose", "facts": chosen}, {"name": name, "facts": {"terms": {name: TERMS["kd"]}}}]
+    text = html.render(build.build(make_run(run={"stages": stages})))
+    page = Page(text)
+    assert len([tag for tag, _ in page.tags if tag == "script"]) == 3
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+    assert f"{name}: gradient norm" in page.visible()
+
+
+def test_how_the_teacher_was_chosen_is_a_folded_table(make_run: Make) -> None:
+    text = html.render(build.build(make_run(run={"stages": [{"name": "choose", "facts": CHOICE}]})))
+    assert "<details><summary>Teacher: wide, chosen from 3 by short trials</summary>" in text
+    shown = flat(text)
+    assert "wide chosen 90.00 % 95.00 % 99.00 % 1.23 % 1.00 M 20.0 M" in shown
+    assert "small 80.00 % – 97.00 % – – –" in shown
 
 
 def test_state_rows_show_what_differs() -> None:

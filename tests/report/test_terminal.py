@@ -11,7 +11,7 @@ from rich.console import Console
 
 from edgekd.report import build, terminal
 
-from .synthetic import CHAIN, INT8, TEACHER
+from .synthetic import BASELINE, CHAIN, CHOICE, INT8, STUDENT, TEACHER
 
 Make = Callable[..., Path]
 
@@ -94,6 +94,43 @@ def test_a_device_that_was_not_reached(make_run: Make) -> None:
         "? NOT MEASURED  jetson  no variant to recommend",
         "  unreachable: ssh: no route to host",
     ]
+
+
+def test_what_is_only_compared_with_has_its_tag(make_run: Make) -> None:
+    other = replace(TEACHER, role="teacher")
+    run = make_run({"teacher": other, "teacher-b": other, "baseline": BASELINE, "student": STUDENT})
+    lines = shown(build.build(run)).splitlines()
+    rows = {name: next(k for k, line in enumerate(lines) if line.split()[:1] == [name])
+            for name in ("teacher", "teacher-b", "baseline")}  # fmt: skip
+    assert lines[rows["teacher"] + 1].strip().startswith("reference")
+    assert lines[rows["teacher-b"] + 1].strip().startswith("another teacher")
+    assert lines[rows["baseline"] + 1].strip().startswith("without a teacher")
+
+
+def test_what_the_teacher_is_worth_is_one_sentence(make_run: Make) -> None:
+    run = make_run({"teacher": TEACHER, "baseline": BASELINE, "student": STUDENT})
+    worth = next(line for line in shown(build.build(run), 120).splitlines() if "worth" in line)
+    assert worth.startswith("  the teacher is worth +0.80 pp [0.")
+    assert worth.endswith("to the student (one seed; `edgekd study` tells more)")
+    same = make_run(
+        {"teacher": TEACHER, "baseline": replace(STUDENT, role="baseline"), "student": STUDENT}, name="same"
+    )
+    assert "no difference shown between the student with and without a teacher: +0.00 pp" in shown(
+        build.build(same), 120
+    )
+
+
+def test_recall_by_class_is_silent_until_a_class_is_lost(make_run: Make) -> None:
+    assert "recall" not in shown(build.build(make_run()))
+    lost = replace(INT8, wrong={"test": list(range(3, 300, 10)), "validation": 0})
+    lines = shown(build.build(make_run({"teacher": TEACHER, "int8": lost}, name="lost")), 120).splitlines()
+    assert "  ! recall of a class falls by more than 20 pp against teacher: digit 3 (int8 29.0 pp)" in lines
+
+
+def test_a_chosen_teacher_is_named_once(make_run: Make) -> None:
+    stages = [{"name": "choose", "facts": CHOICE}]
+    text = shown(build.build(make_run(devices=("cpu", "other"), rounds=5, run={"stages": stages})))
+    assert text.splitlines().count("teacher: wide, chosen from 3 by short trials") == 1
 
 
 def test_names_are_neither_markup_nor_escape_sequences(make_run: Make) -> None:

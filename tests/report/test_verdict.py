@@ -6,7 +6,7 @@ import pytest
 
 from edgekd.errors import UsageError
 from edgekd.report.gates import GATES
-from edgekd.report.verdict import float_counterpart, is_integer, judge
+from edgekd.report.verdict import judge
 
 QUALITY = {"accuracy": 0.98, "agreement_with_teacher": 0.99, "drop_pp": 0.5, "samples": 1000}
 
@@ -22,6 +22,8 @@ def variant(**changes: Any) -> dict[str, Any]:
     p50 = changes.pop("p50_ms", 2.0) * 1e6
     base = {
         "error": None,
+        "role": "candidate",
+        "by_class": None,
         "speedup": 4.0,
         "speedup_ci": [3.9, 4.1],
         "no_difference": False,
@@ -39,7 +41,7 @@ def variant(**changes: Any) -> dict[str, Any]:
     return {**base, **changes}
 
 
-TEACHER = variant(speedup=1.0, speedup_ci=[1, 1], size_bytes=4_000_000, p50_ms=8.0, drop_pp=0.0)
+TEACHER = variant(role="teacher", speedup=1.0, speedup_ci=[1, 1], size_bytes=4_000_000, p50_ms=8.0, drop_pp=0.0)
 
 
 def device(variants: dict[str, Any], comparisons: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
@@ -293,19 +295,3 @@ def test_what_a_reader_must_know_is_remarked() -> None:
         "idle sessions kept 50% of the core busy",
     ):
         assert expected in text
-
-
-@pytest.mark.parametrize(
-    ("name", "integer"),
-    [("int8", True), ("student.int8", True), ("int8-qat", True), ("INT8", True), ("print8", False), ("int80", False)],
-)
-def test_which_names_claim_integers(name: str, integer: bool) -> None:
-    assert is_integer(name) is integer
-
-
-def test_the_float_counterpart_of_an_integer_variant() -> None:
-    names = ["teacher", "student", "pruned", "int8"]
-    assert float_counterpart("int8", names, pipeline=True) == "pruned"
-    assert float_counterpart("pruned", names, pipeline=True) is None
-    assert float_counterpart("a.int8", ["a", "b", "a.int8"], pipeline=False) == "a"
-    assert float_counterpart("c.int8", ["a", "c.int8"], pipeline=False) is None

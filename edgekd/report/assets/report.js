@@ -44,9 +44,9 @@
     }
     axis.ticks = found;
   };
-  const logAxis = (title, min, max) => ({
+  const logAxis = (title, min, max, text = short) => ({
     type: "logarithmic", min, max, afterBuildTicks: logTicks,
-    title: { display: true, text: title }, ticks: { callback: (value) => short(value), maxRotation: 0 },
+    title: { display: true, text: title }, ticks: { callback: (value) => text(value), maxRotation: 0 },
   });
 
   // Error bars both ways, and the name beside each point.
@@ -156,8 +156,13 @@
     };
   }
 
+  const factsOf = (stage) => report.stages.find((s) => s.name === stage).facts;
+  const epochOf = (stage, i) => factsOf(stage).curves?.epoch?.[i] ?? i + 1;
+  const shareTick = (value, _, ticks) => percent(value, ticks.length > 1 && ticks[1].value - ticks[0].value < 0.0099 ? 1 : 0);
+  const epochTitle = { title: { display: true, text: "epoch" } };
+
   function curve(stage) {
-    const kept = report.stages.find((s) => s.name === stage).facts.curves;
+    const kept = factsOf(stage).curves;
     const series = Object.entries(kept).filter(([name, values]) => !["epoch", "learning_rate"].includes(name) && values && values.length);
     const isShare = (name) => /accuracy|agreement|^validation$/.test(name); // "validation" is the task's score
     const both = series.some(([name]) => isShare(name)) && series.some(([name]) => !isShare(name));
@@ -170,10 +175,43 @@
         borderWidth: 2, pointRadius: values.length > 40 ? 0 : 2.5, pointStyle: SHAPES[(k + 1) % SHAPES.length], tension: 0,
       })) },
       options: base({
-        x: { type: "linear", title: { display: true, text: "epoch" }, ticks: { precision: 0 } },
+        x: { type: "linear", ticks: { precision: 0 }, ...epochTitle },
         y: { title: { display: true, text: both ? "loss" : "" } },
-        ...(both ? { share: { position: "right", grid: { drawOnChartArea: false }, ticks: { callback: (value) => percent(value, 0) } } } : {}),
+        ...(both ? { share: { position: "right", grid: { drawOnChartArea: false }, ticks: { callback: shareTick } } } : {}),
       }, { title: ([item]) => `epoch ${item.parsed.x}`, label }, true),
+    };
+  }
+
+  function shares(stage) {
+    const terms = Object.entries(factsOf(stage).terms), epochs = terms[0][1].share.map((_, i) => epochOf(stage, i));
+    const options = base({
+      x: { stacked: true, ticks: { maxRotation: 0 }, ...epochTitle },
+      y: { stacked: true, min: 0, max: 1, title: { display: true, text: "share of the loss" }, ticks: { callback: (value) => percent(value, 0) } },
+    }, { title: ([item]) => `epoch ${item.label}`, label: ({ dataset, raw }) => `${dataset.label} ${percent(raw, 1)}` }, true);
+    options.interaction = { mode: "index", intersect: false };
+    return {
+      type: "bar",
+      data: { labels: epochs, datasets: terms.map(([name, { share }], k) => ({
+        label: name, series: k + 1, data: share, pointStyle: "rect", borderWidth: 0,
+        barPercentage: 1, categoryPercentage: epochs.length > 40 ? 1 : 0.85,
+      })) },
+      options,
+    };
+  }
+
+  function norms(stage) {
+    const terms = Object.entries(factsOf(stage).terms).map(([name, { gradient_norm: norm }]) => [name, norm.map((y) => (y > 0 ? y : null))]);
+    const known = terms.flatMap(([, norm]) => norm.filter((y) => y !== null));
+    return {
+      type: "line",
+      data: { datasets: terms.map(([name, norm], k) => ({
+        label: name, series: k + 1, data: norm.map((y, i) => ({ x: epochOf(stage, i), y })),
+        borderWidth: 2, pointRadius: norm.length > 40 ? 0 : 2.5, pointStyle: SHAPES[(k + 1) % SHAPES.length], tension: 0,
+      })) },
+      options: base({
+        x: { type: "linear", ticks: { precision: 0 }, ...epochTitle },
+        y: logAxis("gradient norm", Math.min(...known) / 1.25, Math.max(...known) * 1.25, (value) => String(Number(value.toPrecision(3)))),
+      }, { title: ([item]) => `epoch ${item.parsed.x}`, label: ({ dataset, raw }) => `${dataset.label} ${digits(raw.y)}` }, true),
     };
   }
 
@@ -206,7 +244,7 @@
     Chart.defaults.plugins.colors.enabled = false;
     for (const canvas of document.querySelectorAll("canvas[data-chart]")) {
       const { chart, device, stage } = canvas.dataset;
-      const config = chart === "curve" ? curve(stage) : { plane, distribution }[chart](report.devices[device]);
+      const config = stage ? { curve, shares, norms }[chart](stage) : { plane, distribution }[chart](report.devices[device]);
       if (config) {
         for (const axis of Object.values(config.options.scales)) { axis.grid ??= {}; axis.border ??= {}; axis.ticks ??= {}; axis.title ??= {}; }
         config.data.datasets.forEach(tint);

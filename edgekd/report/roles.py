@@ -1,0 +1,33 @@
+"""What each variant of a run is for: a candidate for use, a teacher, or the student that had no teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TEACHER, BASELINE, CANDIDATE = "teacher", "baseline", "candidate"
+STUDENT = "student"  # the candidate that differs from the baseline by nothing but its teacher
+TAGS = {TEACHER: "another teacher", BASELINE: "without a teacher"}
+
+Variants = Mapping[str, Mapping[str, Any]]
+
+
+def candidates(variants: Variants, reference: str | None) -> list[str]:
+    """The variants that may be recommended: never the reference, unless a run has nothing else."""
+    found = [name for name, variant in variants.items() if name != reference and variant["role"] == CANDIDATE]
+    return found or [name for name in variants if name == reference]
+
+
+def chain(variants: Variants, reference: str | None) -> list[str]:
+    """The variants that were made one from the other, in order: the reference, then the candidates."""
+    return [name for name, variant in variants.items() if name == reference or variant["role"] == CANDIDATE]
+
+
+def tag(name: str, variant: Mapping[str, Any], reference: str | None) -> str:
+    """What a reader must know of a variant that is only compared with; nothing for a candidate."""
+    return "reference" if name == reference else TAGS.get(variant["role"], "")
+
+
+def several_teachers(variants: Variants) -> bool:
+    """Whether the student had more than one teacher."""
+    return [variant["role"] for variant in variants.values()].count(TEACHER) > 1

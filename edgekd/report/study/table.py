@@ -1,0 +1,166 @@
+"""A study's results in a terminal and as CSV: one row per method, the baseline first."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from edgekd.report import units
+from edgekd.report.plain import clean, to_ascii
+from edgekd.report.study.wording import STATUS, confidence, grounds, how, networks, pp, signed
+from edgekd.report.terminal import MARKS, STYLES
+
+NAME_WIDTH = 24  # longer names fold
+_INDENT = 2
+_CSV_COLUMNS = (
+    *("method", "verdict", "why", "seeds", "mean", "std", "difference_pp", "ci_low_pp", "ci_high_pp"),
+    *("verdict_ci_low_pp", "verdict_ci_high_pp", "wins", "ties", "losses", "seconds", "changes"),
+)
+
+Row = Mapping[str, Any]
+Results = Mapping[str, Any]
+Cell = Callable[[Row], str | None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its two header lines, the two lines of a cell, and how early it gives way in a narrow terminal."""
+
+    head: str
+    under: str
+    value: Cell
+    detail: Cell
+    gives_way: int = 0
+
+
+def csv_text(results: Results) -> str:
+    """The table as CSV: scores are fractions, differences percentage points; what is not known is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerow(_csv_row(results["baseline"]))
+    writer.writerows(_csv_row(row) for row in results["methods"])
+    return text.getvalue()
+
+
+def _csv_row(row: Row) -> dict[str, Any]:
+    low, high = row.get("ci_pp") or (None, None)
+    verdict_low, verdict_high = row.get("verdict_ci_pp") or (None, None)
+    changes = "; ".join(f"{key}={json.dumps(value)}" for key, value in row.get("changes", {}).items())
+    return {
+        **{key: row.get(key) for key in _CSV_COLUMNS},
+        "method": clean(row["name"]),
+        "seeds": " ".join(map(str, row.get("seeds", ()))),
+        "ci_low_pp": low,
+        "ci_high_pp": high,
+        "verdict_ci_low_pp": verdict_low,
+        "verdict_ci_high_pp": verdict_high,
+        "changes": changes,
+    }
+
+
+def render(results: Results, console: Console) -> None:
+    """Print a study: the answer, the table, and what to know about it."""
+    ascii_only = not console.encoding.lower().startswith("utf")
+
+    def show(text: Text, indent: int = 0) -> None:
+        for line in (to_ascii(text) if ascii_only else text).wrap(console, console.width - indent):
+            line.rstrip()
+            line.pad_left(indent)
+            console.print(line, highlight=False, no_wrap=True)
+
+    show(Text(results["headline"], "bold"))
+    console.print()
+    console.print(Padding(_fitted(results, console, ascii_only), (0, 0, 0, _INDENT), expand=False), highlight=False)
+    console.print()
+    for verdict, why, names in grounds(results):
+        show(Text.assemble((_verdict(verdict), STYLES[STATUS[verdict]]), f" {', '.join(names)}: {why}"), _INDENT)
+    for remark in results["remarks"]:
+        show(Text.assemble(("! ", "bold yellow"), remark), _INDENT)
+    for line in (how(results), networks(results)):
+        show(Text(line, "dim"), _INDENT)
+
+
+def _columns(results: Results) -> tuple[Column, ...]:
+    return (
+        Column(
+            "verdict", f"{confidence(results['verdict_confidence'])} CI",
+            lambda row: _verdict(row["verdict"]) if "verdict" in row else "baseline",
+            lambda row: _span(row.get("verdict_ci_pp")),
+        ),
+        Column(
+            "difference pp", "95 % CI",
+            lambda row: None if row.get("difference_pp") is None else signed(row["difference_pp"]),
+            lambda row: _span(row.get("ci_pp")),
+        ),
+        Column(
+            results["metric"], "± std",
+            lambda row: None if row["mean"] is None else units.percent(row["mean"]),
+            lambda row: None if row["std"] is None else f"± {100 * row['std']:.2f}",
+        ),
+        Column(
+            "wins", "of seeds",
+            lambda row: str(row["wins"]) if row.get("seeds") else None,
+            lambda row: f"of {len(row['seeds'])}" if row.get("seeds") else None,
+            gives_way=1,
+        ),
+        Column(
+            "time", "per trial",
+            lambda row: None if row["seconds"] is None else units.duration(1e9 * row["seconds"]),
+            lambda _: None,
+            gives_way=2,
+        ),
+    )  # fmt: skip
+
+
+def _verdict(verdict: str) -> str:
+    return f"{MARKS[STATUS[verdict]]} {verdict}"
+
+
+def _span(ci: tuple[float, float] | None) -> str | None:
+    return None if ci is None else f"{pp(ci[0])}..{pp(ci[1])}"
+
+
+def _fitted(results: Results, console: Console, ascii_only: bool) -> Table:
+    """The table, fitted to the console: where it is too narrow, the least telling columns are left out."""
+    shown = list(_columns(results))
+    leaving = sorted((column for column in shown if column.gives_way), key=lambda column: -column.gives_way)
+    while True:
+        for gap in (1, 0):
+            table = _table(results, shown, gap, ascii_only=ascii_only)
+            if console.measure(table).maximum <= console.width - _INDENT:
+                return table
+        if not leaving:
+            return table
+        shown.remove(leaving.pop(0))
+
+
+def _table(results: Results, columns: list[Column], gap: int, *, ascii_only: bool) -> Table:
+    lines = box.ASCII2 if ascii_only else box.SIMPLE_HEAD
+    table = Table(box=lines, show_edge=False, pad_edge=False, padding=(0, 0, 0, gap), header_style="")
+    table.add_column(Text("method", "bold"), overflow="fold", max_width=NAME_WIDTH)
+    for column in columns:
+        head = Text.assemble((column.head, "bold"), (f"\n{column.under}", "dim"))
+        table.add_column(to_ascii(head) if ascii_only else head, justify="right", no_wrap=True)
+    for row in (results["baseline"], *results["methods"]):
+        style = STYLES[STATUS[row["verdict"]]] if "verdict" in row else "bold"
+        cells = [
+            Text.assemble(
+                (column.value(row) or units.ABSENT, style if index == 0 else ""),
+                (f"\n{column.detail(row) or ''}", "dim"),
+            )
+            for index, column in enumerate(columns)
+        ]
+        name = Text.assemble((clean(row["name"]), "bold"), "\n")
+        table.add_row(*(to_ascii(cell) if ascii_only else cell for cell in (name, *cells)))
+    return table
