@@ -18,8 +18,9 @@ from edgekd import device as profiles
 from edgekd.dispatch import measurement
 from edgekd.errors import UsageError
 from edgekd.graph.lint import GraphFacts, Port, inspect, read
+from edgekd.making import Show
 from edgekd.options import Data as DataOptions
-from edgekd.pipeline import Result, Show
+from edgekd.pipeline import Result
 from edgekd.recipe import Gates, Recipe
 from edgekd.report import build
 from edgekd.stages.measure import Options as Measuring

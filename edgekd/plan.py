@@ -1,46 +1,22 @@
-"""From a recipe and devices to steps, each with its key; what is cached, what will run, and why."""
+"""The key of each step; what is cached, what will run, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from edgekd import artifact, plugin
-from edgekd import data as datasets
 from edgekd.artifact import Artifact, Store
 from edgekd.data import Data
-from edgekd.device import Device, Scheme, scheme
-from edgekd.device import problems as device_problems
-from edgekd.document import suggest
-from edgekd.errors import UsageError
+from edgekd.graph import lint
 from edgekd.options import Network
 from edgekd.recipe import Recipe
-from edgekd.shipped import shipped_modules
-from edgekd.stage import Stage, threads
-from edgekd.stages import declared
-from edgekd.tasks import shipped_tasks
-
-
-@dataclass(frozen=True)
-class Step:
-    """One run of one stage.
-
-    Args:
-        label: unique name, "quantize[u8]".
-        variant: the variant that it makes or works on.
-        needs: for each role the label of the step that makes it.
-        context: what enters the key from outside the recipe.
-    """
-
-    label: str
-    name: str
-    stage: Stage
-    variant: str
-    needs: Mapping[str, str] = field(default_factory=dict)
-    context: Mapping[str, Any] = field(default_factory=dict)
+from edgekd.stage import threads
+from edgekd.steps import Step
 
 
 @dataclass(frozen=True)
@@ -52,134 +28,55 @@ class Planned:
     reason: str
 
 
-def schemes(devices: Mapping[str, Device]) -> dict[str, Scheme]:
-    """Return the quantization scheme of each device, for the processor at hand."""
-    return {name: scheme(device.quantization) for name, device in devices.items()}
+@dataclass(frozen=True)
+class Compute:
+    """What networks are trained on.
 
-
-def steps(recipe: Recipe, devices: Mapping[str, Device]) -> list[Step]:
-    """Return the steps of a run in order, without the measurements."""
-    distinct = {found.label: found for found in schemes(devices).values()}
-    context = {"max_opset": min(device.max_opset for device in devices.values()), "recipe": recipe.name}
-    made: list[Step] = []
-    models: dict[str, str] = {}
-    """The step that made each variant; the last one is the newest."""
-    files: dict[str, str] = {}
-    for name, (stage, _) in declared().items():
-        if recipe.options(name) is None or stage.per == "device":
-            continue
-        if stage.per == "run":
-            made.append(Step(name, name, stage, stage.makes or "", _needs(stage, models, newest=_last(models))))
-            models |= {stage.makes: name} if stage.makes else {}
-        elif stage.per == "scheme":
-            source = _last(models)
-            for label, found in distinct.items():
-                variant, step = f"{stage.makes}-{label}", f"{name}[{label}]"
-                needs = _needs(stage, models, newest=source)
-                made.append(Step(step, name, stage, variant, needs, {"scheme": found.model_dump()}))
-                models[variant] = step
-        else:
-            for variant, label in models.items():
-                needs = {"model": label} | ({"onnx": files[variant]} if "onnx" in stage.consumes else {})
-                made.append(Step(f"{name}[{variant}]", name, stage, variant, needs, context))
-            if name == "export":
-                files = {step.variant: step.label for step in made if step.name == name}
-    return made
-
-
-def _last(models: Mapping[str, str]) -> str:
-    return list(models.values())[-1] if models else ""
-
-
-def _needs(stage: Stage, models: Mapping[str, str], newest: str) -> dict[str, str]:
-    return {role: newest if role == "model" else models[role] for role in stage.consumes}
-
-
-def variants(device_scheme: Scheme, made: Sequence[Step]) -> dict[str, str]:
-    """Return the variants that a device measures, each with the variant of the steps: "int8" is its own scheme's."""
-    found = {}
-    for step in made:
-        if step.stage.makes is None:
-            continue
-        if step.stage.per != "scheme":
-            found[step.variant] = step.variant
-        elif step.variant.endswith(f"-{device_scheme.label}"):
-            found[step.stage.makes] = step.variant
-    return found
-
-
-def check(recipe: Recipe, devices: Mapping[str, Device], data_dir: Path | None) -> None:
-    """Check before any work what can be checked: names, arguments, files, data, runtimes.
-
-    Raises:
-        UsageError: with all problems at once.
+    Args:
+        kind: "cpu" or "cuda".
+        rank: which of the processes that train together this is; the first one, 0, does all else alone.
+        processes: how many there are (torchrun says so in the environment).
+        accelerate: digest of Accelerate's configuration.
     """
-    problems = [*_network_problems(recipe), *_task_problems(recipe), *device_problems(devices)]
-    try:
-        datasets.describe(recipe.data.source, data_dir)
-    except UsageError as error:
-        problems.append(str(error))
-    if problems:
-        raise UsageError("\n".join(problems))
+
+    kind: str
+    rank: int = 0
+    processes: int = 1
+    accelerate: str | None = None
+
+    def parts(self) -> dict[str, Any]:
+        """Return what the result of a training depends on."""
+        several = {"processes": self.processes} if self.processes > 1 else {}
+        configured = {"accelerate": self.accelerate} if self.accelerate else {}
+        return {"kind": self.kind, "threads": threads(), **several, **configured}
 
 
-def _network_problems(recipe: Recipe) -> Iterator[str]:
-    for role, network in networks(recipe).items():
-        known = shipped_modules("models")
-        if ":" not in network.model and network.model not in known:
-            yield (
-                f"{role}.model: no network {network.model!r}{suggest(network.model, known)} "
-                f'(shipped: {", ".join(known)}; or "package.module:function")'
-            )
-            continue
-        try:
-            found = plugin.locate(factory(network))
-        except UsageError as error:
-            yield f"{role}.model: {error}"
-            continue
-        given = network.arguments() | ({} if ":" in network.model else {"input_shape": (), "classes": 0})
-        yield from (f"{role}: {problem}" for problem in plugin.check_arguments(found, given))
-        if network.weights is not None and not network.weights.is_file():
-            yield f"{role}.weights: {network.weights}: there is no such file"
+def data_seed(recipe: Recipe) -> int:
+    """Return the seed of what belongs to the data: which samples, which views of them."""
+    return recipe.seed if recipe.data.seed is None else recipe.data.seed
 
 
-def _task_problems(recipe: Recipe) -> Iterator[str]:
-    if ":" in recipe.task:
-        try:
-            plugin.locate(recipe.task)
-        except UsageError as error:
-            yield f"task: {error}"
-    elif recipe.task not in shipped_tasks():
-        known = shipped_tasks()
-        yield f"task: no task {recipe.task!r}{suggest(recipe.task, known)} (shipped: {', '.join(known)})"
+def seen(step: Step, data: Data) -> Data:
+    """Return the data as a step sees them: a teacher learns from the classes too that students never see."""
+    return data.whole if step.stage.per == "teacher" and data.whole is not None else data
 
 
-def networks(recipe: Recipe) -> dict[str, Network]:
-    """Return the recipe's networks by role."""
-    return {"teacher": recipe.teacher} | ({"student": recipe.student} if recipe.student else {})
-
-
-def factory(network: Network) -> str:
-    """Return the "package.module:function" that builds a network."""
-    return network.model if ":" in network.model else f"edgekd.models.{network.model}:build"
-
-
-def parts(step: Step, recipe: Recipe, data: Data, inputs: Mapping[str, Artifact], compute: str) -> dict[str, Any]:
+def parts(step: Step, recipe: Recipe, data: Data, inputs: Mapping[str, Artifact], compute: Compute) -> dict[str, Any]:
     """Return everything that a step's result depends on; its digest is the artifact's key."""
     stage = step.stage
-    read = {name: recipe.options(name) for name in (step.name, *stage.reads)}
-    own = [block.model for block in read.values() if isinstance(block, Network)]
+    read = {name: step.block(recipe, name) for name in (step.name, *stage.reads)}
+    own = [block.model for block in read.values() if isinstance(block, Network) and block.model]
     return {
         "stage": step.name,
         "version": stage.version,
         "options": {name: _dump(block) for name, block in read.items()},
         "inputs": {role: found.digest for role, found in inputs.items()},
-        "data": data.digest,
+        "data": seen(step, data).digest,
         "task": recipe.task,
         "plugins": _plugin_digests([*own, recipe.task], inputs),
-        "seed": recipe.seed,
+        "seed": {"data": data_seed(recipe), **({"run": recipe.seed} if stage.seeded else {})},
         "packages": {name: _version(name) for name in stage.packages},
-        "compute": {"kind": compute, "threads": threads()} if stage.trains else {},
+        "compute": compute.parts() if stage.trains else {},
         "context": dict(step.context),
     }
 
@@ -188,8 +85,10 @@ def _dump(block: Any) -> Any:
     if block is None:
         return None
     content = block.model_dump(mode="json")
-    if isinstance(block, Network) and block.weights is not None:
-        content["weights"] = artifact.file_digest(block.weights)
+    if isinstance(path := getattr(block, "weights", None), Path):
+        content["weights"] = artifact.file_digest(path)
+    if isinstance(path := getattr(block, "onnx", None), Path):
+        content["onnx"] = artifact.digest_of([artifact.file_digest(file) for file in lint.files(path)])
     return content
 
 
@@ -206,19 +105,25 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def compute_kind(asked: str) -> str:
-    """Return "cuda" or "cpu", without importing torch."""
-    if asked != "auto":
-        return asked
+def computing(asked: str, accelerate_config: Path | None = None) -> Compute:
+    """Return what networks are trained on, without importing torch.
+
+    Args:
+        asked: "auto", "cpu" or "cuda".
+        accelerate_config: a configuration of Accelerate, for training in parts (FSDP, DeepSpeed).
+    """
     driver = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
-    return "cuda" if driver and not _version("torch").endswith("+cpu") else "cpu"
+    found = "cuda" if driver and not _version("torch").endswith("+cpu") else "cpu"
+    digest = artifact.file_digest(accelerate_config) if accelerate_config else None
+    rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    return Compute(found if asked == "auto" else asked, rank, processes, digest)
 
 
-def plan(store: Store, recipe: Recipe, devices: Mapping[str, Device], data: Data, compute: str) -> list[Planned]:
+def plan(store: Store, recipe: Recipe, made: Sequence[Step], data: Data, compute: Compute) -> list[Planned]:
     """Return each step with its state, computing nothing."""
     known: dict[str, Artifact] = {}
     found = []
-    for step in steps(recipe, devices):
+    for step in made:
         waiting = [label for label in step.needs.values() if label not in known]
         cached, reason = None, f"needs {', '.join(waiting)}, which will run"
         if not waiting:
@@ -232,10 +137,9 @@ def plan(store: Store, recipe: Recipe, devices: Mapping[str, Device], data: Data
     return found
 
 
-def missing_packages(planned: Sequence[Planned]) -> list[str]:
-    """Return the distributions that steps need which will run, and that are not installed."""
-    needed = {package for one in planned if one.artifact is None for package in one.step.stage.packages}
-    return sorted(package for package in needed if _version(package) == "absent")
+def installed(package: str) -> bool:
+    """Return whether a distribution is installed."""
+    return _version(package) != "absent"
 
 
 def why(store: Store, stage: str, key: str, own: Mapping[str, Any]) -> str:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, create_model, model_validator
 
 from edgekd.document import Frozen, check_dict, load, suggest
 from edgekd.errors import UsageError
-from edgekd.options import Data, DataOptions, Name, Network, NonNegativeInt
+from edgekd.options import Data, DataOptions, Name, Network, NonNegativeInt, Positive, Teacher
 from edgekd.plugin import look_in
 from edgekd.shipped import shipped
 from edgekd.stages import declared
 
 DEFAULT = "digits"
 
-Positive = Annotated[float, Field(gt=0)]
+AUTO = "auto"
+TeacherName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
 class Gates(Frozen):
@@ -54,7 +55,7 @@ def _stage_fields() -> dict[str, Any]:
     return {
         _attribute(name): (
             Annotated[found.options | None, BeforeValidator(_switch)],
-            Field(default_factory=found.options, alias=name),
+            Field(default_factory=found.options if found.stage.default else lambda: None, alias=name),
         )
         for name, found in declared().items()
         if name != "teacher"
@@ -90,24 +91,58 @@ class Recipe(_Stages):
     seed: NonNegativeInt = 0
     compute: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks are trained; "auto" is CUDA where there is a device."""
-    teacher: Network
+    teacher: Teacher | Literal["auto"] | None = None
+    """One teacher; or "auto": the one of `teachers` that the student learns best from."""
+    teachers: Mapping[TeacherName, Teacher] = Field(default_factory=dict)
+    """Several teachers by name; without `teacher: auto` the student learns from all of them (`distill.fusion`), and the
+    first one is what the report compares with."""
+    assistants: tuple[Network, ...] = ()
+    """Teacher assistants (Mirzadeh et al. 2019, arXiv:1902.03393): the first learns from the teacher, each further one
+    from the one before, the student from the last."""
     student: Network | None = None
     """Needed unless `distill: false`, which compresses the teacher itself."""
     gates: Gates = Gates()
 
     @model_validator(mode="after")
-    def _student_where_distilled(self) -> Recipe:
-        if self.options("distill") is not None and self.student is None:
-            raise ValueError("student is missing: distillation needs one (or distill: false)")
+    def _whole(self) -> Recipe:
         if self.options("export") is None or self.options("measure") is None:
             raise ValueError("export and measure cannot be switched off: nothing would be judged")
+        if self.teacher is None and not self.teachers:
+            raise ValueError("teacher is missing: one network, or several by name in teachers")
+        if isinstance(self.teacher, Teacher) and self.teachers:
+            raise ValueError(
+                "teacher and teachers: name one teacher, or several, or teacher: auto to choose of several"
+            )
+        if self.teacher == AUTO and len(self.teachers) < 2:
+            raise ValueError("teacher: auto chooses among several: name at least two in teachers")
+        self._check_distillation()
         return self
+
+    def _check_distillation(self) -> None:
+        distillation = self.options("distill")
+        if distillation is None:
+            needless = [name for name in ("assistants", "baseline") if getattr(self, name)]
+            if needless or len(self.teachers) > 0:
+                raise ValueError(
+                    f"distill: false compresses one teacher; remove {needless[0] if needless else 'teachers'}"
+                )
+        elif self.student is None:
+            raise ValueError("student is missing: distillation needs one (or distill: false)")
+        shares = getattr(distillation, "shares", None)
+        if shares is not None and set(shares) != set(self.teachers):
+            raise ValueError(f"distill.shares: one part for each of {', '.join(self.teachers) or 'several teachers'}")
+
+    def networks(self) -> dict[str, Network]:
+        """Return every network by its role: teachers, assistants, the student."""
+        one = {"teacher": self.teacher} if isinstance(self.teacher, Teacher) else {}
+        several = {f"teacher-{name}": network for name, network in self.teachers.items()}
+        helping = {f"assistant-{index}": network for index, network in enumerate(self.assistants, 1)}
+        return {**one, **several, **helping, **({"student": self.student} if self.student else {})}
 
     def options(self, block: str) -> BaseModel | None:
         """Return a block's options by its YAML key, or None where it is switched off."""
         found = getattr(self, _attribute(block))
-        assert found is None or isinstance(found, BaseModel)
-        return found
+        return found if isinstance(found, BaseModel) else None
 
     def resolved(self) -> dict[str, Any]:
         """Return every key with its value, as YAML and JSON would have it."""

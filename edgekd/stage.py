@@ -36,14 +36,18 @@ class Stage:
     Args:
         work: "package.module:function" of the work.
         after: the stages that come before this one, if they are switched on.
-        consumes: roles of the artifacts it needs: "teacher", "model" (the newest student), "onnx" (of its variant).
+        consumes: roles of the artifacts it needs: "teacher" (every teacher that is listened to), "teachers" (every
+            candidate), "targets" (what is kept of them), "model" (the newest student), "onnx" (of its variant).
         reads: blocks of the recipe, besides its own, that its result depends on.
         makes: the variant it adds, or None.
-        per: how often it runs: once, once per distinct quantization scheme of the devices, once per variant,
-            or once per device (never cached).
+        per: how often it runs: once, once per teacher, once per network that learns from teachers, once per distinct
+            quantization scheme of the devices, once per variant, or once per device (never cached). None: whenever
+            another stage's steps call for it.
+        seeded: whether the result depends on the run's seed, besides what that means for the data.
         version: raise it when the work changes so that old results must not be reused.
         packages: distributions whose versions the result depends on.
-        trains: whether the result depends on the kind of processor and the number of threads.
+        trains: whether the result depends on the kind of processor, the threads and the processes.
+        default: whether it runs in a recipe that does not name it.
     """
 
     work: str
@@ -51,10 +55,12 @@ class Stage:
     consumes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     makes: str | None = None
-    per: Literal["run", "scheme", "variant", "device"] = "run"
+    per: Literal["run", "teacher", "lesson", "scheme", "variant", "device"] | None = "run"
+    seeded: bool = True
     version: int = 1
     packages: tuple[str, ...] = ("torch",)
     trains: bool = False
+    default: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,12 @@ class Inputs:
     """What a work function is given.
 
     Args:
-        artifacts: the artifacts of the roles it consumes.
+        artifacts: the artifacts of the roles it consumes; of several teachers "teacher/NAME" and "targets/NAME".
         blocks: the recipe's blocks that it reads.
         data: the data options; load them with `edgekd.data.of(inputs)`.
         task: the task's name.
         seed: the run's seed.
+        data_seed: the seed of what belongs to the data: which samples, which views of them.
         compute: "cpu" or "cuda".
         variant: the name of the variant that is worked on.
         context: facts from outside the recipe that enter the key (scheme, max_opset).
@@ -79,6 +86,7 @@ class Inputs:
     data_dir: Path | None
     task: str
     seed: int
+    data_seed: int
     compute: str
     variant: str
     context: Mapping[str, Any] = field(default_factory=dict)

@@ -21,6 +21,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES,
 
 COMMANDS = {
     "pipeline": "Distill, prune, quantize, export, validate and measure: the whole chain, one verdict.",
+    "study": "Say whether the teacher helps: methods and seeds, with and without it.",
     "bench": "Measure ONNX files side by side on a device.",
     "report": "Rebuild a run's report from its raw samples.",
     "recipe": "List, show, copy and check recipes.",

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from edgekd import stage
-from edgekd.pipeline import Show
+from edgekd.making import Show
 
 SECONDS_BETWEEN_LINES = 30.0
 

@@ -23,6 +23,8 @@ from edgekd.report import terminal
               help="Override a key of the recipe, such as student.width=8; repeat it for several.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Put the run exactly here. Default: runs/ in the store.")
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGEKD_DATA", help="Where data sets lie.")
+@click.option("--accelerate-config", type=click.Path(path_type=Path), metavar="FILE",
+              help="Accelerate's configuration, for training in parts (FSDP, DeepSpeed) under torchrun.")  # fmt: skip
 @click.option("--plan", "only_plan", is_flag=True, help="Say what is cached, what will run and why; do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json (or the plan) instead of tables.")
 def command(
@@ -31,6 +33,7 @@ def command(
     overrides: Sequence[str],
     out: Path | None,
     data_dir: Path | None,
+    accelerate_config: Path | None,
     only_plan: bool,
     as_json: bool,
 ) -> int:
@@ -43,7 +46,9 @@ def command(
     if only_plan:
         return _plan(loaded, devices, out, data_dir, as_json, console)
     with showing(console) as show:
-        result = pipeline.run(loaded, devices, out=out, data_dir=data_dir, show=show)
+        result = pipeline.run(
+            loaded, devices, out=out, data_dir=data_dir, accelerate_config=accelerate_config, show=show
+        )
     if as_json:
         click.echo(json.dumps(result.report, indent=1))
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import yaml
 
+from edgekd import making
 from edgekd import recipe as recipes
 from edgekd.errors import UsageError
 
@@ -51,6 +52,27 @@ def show(name: str, resolved: bool, overrides: Sequence[str]) -> None:
 def copy(name: str, target: Path) -> None:
     """Copy a shipped recipe to TARGET, a file or a folder, to change it there."""
     click.echo(f"{recipes.copy(name, target)}")
+
+
+@command.command()
+@click.argument("name", default=recipes.DEFAULT)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGEKD_DATA", help="Where data sets lie.")
+@click.option("--json", "as_json", is_flag=True, help="Print the layers as JSON.")
+def layers(name: str, overrides: Sequence[str], data_dir: Path | None, as_json: bool) -> None:
+    """List the named layers of a recipe's networks, with what they are given and give for one sample.
+
+    A loss on features takes these names; behind one, ":input" means what the layer is given.
+    """
+    found = making.layers(recipes.Recipe.load(name, overrides), data_dir)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    for role, listed in found.items():
+        click.echo(f"{role}" + ("" if listed else ": an ONNX file, of which only the answers are known"))
+        for layer in listed:
+            given, gives = (" x ".join(map(str, layer[key])) for key in ("given", "shape"))
+            click.echo(f"  {layer['name']:<28} {layer['kind']:<20} {given:>14}  ->  {gives}")
 
 
 @command.command()

@@ -9,21 +9,24 @@ from typing import Any
 
 from edgekd import data as datasets
 from edgekd import models
+from edgekd.graph.adopt import adopt
 from edgekd.graph.export import export_onnx
 from edgekd.graph.lint import inspect
 from edgekd.stage import Inputs
 from edgekd.stages.export import Options
+from edgekd.training.blackbox import FILE as BLACK_BOX
+from edgekd.training.blackbox import is_black_box
 from edgekd.version import __version__
 
 FILE = "model.onnx"
 
 
 def export(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
-    """Write a variant as ONNX with a dynamic batch axis; what is in it says where it comes from."""
-    source = inputs.artifacts["model"]
-    description = models.describe(source.path)
-    data = datasets.of(inputs)
-    model = models.load(source.path)
+    """Write a variant as ONNX with a dynamic batch axis; what is in it says where it comes from.
+
+    A teacher that came as ONNX keeps its graph, and gets the names of input and output that all variants have.
+    """
+    source, data = inputs.artifacts["model"], datasets.of(inputs)
     quantized = source.facts.get("quantized_layers")
     metadata = {
         **inputs.metadata,
@@ -35,16 +38,27 @@ def export(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
         "classes": json.dumps(data.classes),
         "preprocessing": json.dumps(data.preprocessing, sort_keys=True),
     }
-    export_onnx(
-        model,
-        (models.example(description.input_shape),),
-        out / FILE,
-        input_names=[options.input_name],
-        output_names=[options.output_name],
-        metadata=metadata,
-        max_opset=inputs.context["max_opset"],
-        quantized_layers=len(quantized) if quantized is not None else None,
-    )
+    max_opset: int = inputs.context["max_opset"]
+    if is_black_box(source):
+        adopt(
+            source.path / BLACK_BOX,
+            out / FILE,
+            input_name=options.input_name,
+            output_name=options.output_name,
+            metadata=metadata,
+            max_opset=max_opset,
+        )
+    else:
+        export_onnx(
+            models.load(source.path),
+            (models.example(models.describe(source.path).input_shape),),
+            out / FILE,
+            input_names=[options.input_name],
+            output_names=[options.output_name],
+            metadata=metadata,
+            max_opset=max_opset,
+            quantized_layers=len(quantized) if quantized is not None else None,
+        )
     found = inspect(out / FILE)
     return {
         "file": FILE,

@@ -20,8 +20,9 @@ from torch_pruning import DependencyGraph
 from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
 from edgekd import data as datasets
-from edgekd import models, tasks
-from edgekd.distill.distill import objective
+from edgekd import models
+from edgekd.distill.distill import learn
+from edgekd.distill.teachers import sources
 from edgekd.document import suggest
 from edgekd.errors import StageError
 from edgekd.options import Network
@@ -29,8 +30,6 @@ from edgekd.stage import Inputs
 from edgekd.stages.distill import Options as Distillation
 from edgekd.stages.prune import Options
 from edgekd.training import networks
-from edgekd.training.engine import accelerate
-from edgekd.training.loop import fit
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 FAILURES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
@@ -45,7 +44,7 @@ def prune(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
             the channels.
     """
     base: Network = inputs.blocks["student"] or inputs.blocks["teacher"]
-    data, task = datasets.of(inputs), tasks.load(inputs.task)
+    data = datasets.of(inputs)
     source = inputs.artifacts["model"]
     description = models.describe(source.path)
     model = models.load(source.path)
@@ -54,12 +53,8 @@ def prune(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
     training = base.model_copy(
         update={"epochs": options.epochs, "learning_rate": options.learning_rate or base.learning_rate / 3}
     )
-    accelerator = accelerate(inputs.compute, training.precision)
     teaching = inputs.blocks["distill"] or Distillation()
-    facts = fit(
-        model, objective(teaching, inputs.artifacts["teacher"], task, training, accelerator), data, task, training,
-        accelerator=accelerator, seed=inputs.seed, out=out, progress=inputs.progress,
-    )  # fmt: skip
+    facts = learn(model, teaching, sources(inputs.artifacts), training, data, inputs, out)
     edit = {"edit": "pruning", "history": history}
     return networks.store(out, description.edited(edit), model, {**facts, "before": before})
 

@@ -117,6 +117,15 @@ def _parse(path: Path) -> ModelProto:
     return bare
 
 
+def files(path: Path) -> list[Path]:
+    """Return an ONNX file and the files beside it that hold its weights.
+
+    Raises:
+        UsageError: as `inspect`.
+    """
+    return [path, *_external_files(path, _parse(path))]
+
+
 def find_opset(proto: ModelProto) -> int:
     """Return the version of the standard operators that a model uses."""
     return max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)

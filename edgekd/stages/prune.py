@@ -32,10 +32,10 @@ class Options(Frozen):
 STAGE = Stage(
     work="edgekd.compress.pruning:prune",
     after=("distill",),
-    consumes=("model", "teacher"),
+    consumes=("model", "teacher", "targets"),
     reads=("teacher", "student", "distill"),
     makes="pruned",
-    version=2,
+    version=3,
     packages=("torch", "accelerate", "torch-pruning"),
     trains=True,
 )

@@ -1,18 +1,20 @@
-"""Train the teacher, or load it."""
+"""Train a teacher, or take it as it is."""
 
 from __future__ import annotations
 
-from edgekd.options import Network
+from edgekd.options import Teacher
 from edgekd.stage import Stage
 
 
-class Options(Network):
-    """The teacher: any network of `edgekd/models`, or "package.module:function"."""
+class Options(Teacher):
+    """A teacher: any network of `edgekd/models`, "package.module:function", or an ONNX file."""
 
 
 STAGE = Stage(
     work="edgekd.training.teacher:train",
     makes="teacher",
+    version=2,
+    per="teacher",
     packages=("torch", "accelerate"),
     trains=True,
 )
