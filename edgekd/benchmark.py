@@ -38,12 +38,14 @@ class _Feeds:
         splits: evaluation inputs by split and input name; empty where the inputs are random.
         labels: by split.
         task: what the labels are for.
+        classes: their names.
     """
 
     latency: Mapping[str, np.ndarray]
     splits: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
     task: str = "classification"
+    classes: Sequence[str] = ()
 
 
 def bench(
@@ -111,7 +113,11 @@ def bench(
                 "error": error,
             }},
             "stages": [],
-            "provenance": rundir.provenance(started, files={variant: str(path) for variant, path in files.items()}),
+            "provenance": rundir.provenance(
+                started,
+                files={variant: str(path) for variant, path in files.items()},
+                data={"classes": list(feeds.classes)},
+            ),
         }  # fmt: skip
         rundir.write(folder, content)
         report = build.write(folder)
@@ -227,6 +233,7 @@ def _feeds(facts: GraphFacts, data: str | None, data_dir: Path | None, batch: in
         splits={name: {port.name: split.inputs} for name, split in splits.items()},
         labels={name: split.targets for name, split in splits.items()},
         task=recipe.task if recipe else "classification",
+        classes=loaded.classes,
     )
 
 

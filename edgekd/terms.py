@@ -77,7 +77,8 @@ class Loss:
         default_layer: "map" or "embedding".
         parts: it learns something of its own.
         together: it takes all its pairs of layers at once.
-        targets: it looks at the labels.
+        targets: it takes the labels.
+        labelled: it, or what it learns, looks at the labels, of which a mixed sample has two.
         own: names of the options that the function takes; `making` those that its parts take.
     """
 
@@ -90,6 +91,7 @@ class Loss:
     parts: bool
     together: bool
     targets: bool
+    labelled: bool
     own: tuple[str, ...]
     making: tuple[str, ...]
     schema: type[Weighting] = field(repr=False)
@@ -161,6 +163,7 @@ def _loss(
         parts=parts is not None,
         together="Sequence" in ast.unparse(function.args.args[0].annotation or ast.Constant("")),
         targets="targets" in keywords,
+        labelled="targets" in keywords or name in constants.get("LABELLED", ()),
         own=tuple(own),
         making=tuple(making),
         # The annotations are texts, which the model understands when it is first used.

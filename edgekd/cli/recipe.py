@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import click
 import yaml
 
-from edgekd import making
 from edgekd import recipe as recipes
 from edgekd.errors import UsageError
 
@@ -64,6 +64,9 @@ def layers(name: str, overrides: Sequence[str], data_dir: Path | None, as_json: 
 
     A loss on features takes these names; behind one, ":input" means what the layer is given.
     """
+    making = importlib.import_module("edgekd.making")  # with all that a run needs; to look at recipes needs none of it
+    # The other commands of this group answer at once: they load nothing that reads networks.
+    making = importlib.import_module("edgekd.making")
     found = making.layers(recipes.Recipe.load(name, overrides), data_dir)
     if as_json:
         click.echo(json.dumps(found, indent=1))

@@ -26,7 +26,7 @@ class Frozen(BaseModel):
     Lists still become tuples, and text becomes a path or an enum member, because YAML has no other way to write them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

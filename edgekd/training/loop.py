@@ -7,7 +7,7 @@ state, and may be taken after any step.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,41 +27,14 @@ from edgekd.training.ema import Average
 from edgekd.training.engine import lay_out, place, precision_of
 from edgekd.training.evaluation import evaluate
 from edgekd.training.feeding import Feed, samples_of
-from edgekd.training.ledger import Epoch, Ledger, Sums, summary
+from edgekd.training.history import Curves, State, exhausted, facts
+from edgekd.training.ledger import Ledger, Sums
 from edgekd.training.objective import Objective
 from edgekd.training.schedule import learning_rate, make_optimizer, set_learning_rate
 from edgekd.training.steps import Step, Trainer
 
 STEPS_BETWEEN_SIGNS = 10
 """Steps between two signs of life; on a GPU, and of several processes, also between two looks at the loss."""
-
-
-@dataclass
-class Curves:
-    """What happened in each epoch, numbered from 1."""
-
-    epoch: list[int] = field(default_factory=list)
-    train_loss: list[float] = field(default_factory=list)
-    validation: list[float] = field(default_factory=list)
-    learning_rate: list[float] = field(default_factory=list)
-
-
-@dataclass
-class State:
-    """Where a training is: with the weights and the optimizer's memory, all that it needs to go on.
-
-    Args:
-        best: the network's state in the best epoch so far.
-        epoch: whole epochs done.
-        step: steps done of the epoch after those.
-        terms: of each epoch.
-    """
-
-    best: dict[str, Tensor]
-    epoch: int = 0
-    step: int = 0
-    curves: Curves = field(default_factory=Curves)
-    terms: list[Epoch] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -136,7 +109,7 @@ def fit(
         setting = _prepare(model, objective, data, options, accelerator, (seed, view_seed), out, progress)
         try:
             state = _resume(setting)
-            while state.epoch < options.epochs and not _exhausted(state.curves.validation, options.patience):
+            while state.epoch < options.epochs and not exhausted(state, options.patience):
                 _epoch(setting, state)
                 _judge(setting, state, data, task)
         finally:
@@ -155,10 +128,11 @@ def _prepare(
     progress: Progress,
 ) -> _Setting:
     """Bring model and data to the processor, in the layout that suits both."""
-    layout, device = lay_out(model, samples_of(data.train.inputs, 2)), accelerator.device
+    device, sharded = accelerator.device, sharding.shards(accelerator)
+    layout = torch.contiguous_format if sharded else lay_out(model, samples_of(data.train.inputs, 2))
     feed = Feed(data.train, options, device=device, layout=layout, seed=seeds[0], view_seed=seeds[1])
     call = compiling.compiled(model, device) if options.compile else None
-    bare, sharded = Step(model, objective, call), sharding.shards(accelerator)
+    bare = Step(model, objective, lowered=precision_of(accelerator) == "bf16", call=call)
     place(bare, device, layout)
     optimizer = make_optimizer(bare, options)
     if sharded:
@@ -201,9 +175,11 @@ def _resume(setting: _Setting) -> State:
             f"the processes of this training do not see the same checkpoint in {setting.out}: "
             f"epoch and step are {positions}; put the store into a folder that all of them share"
         )
-    if kept is None or (trainer.sharded and not sharding.load(accelerator, setting.out, kept["epoch"])):
+    if kept is None:
         return State({} if trainer.sharded else checkpoint.copy_of(setting.model))
-    if not trainer.sharded:
+    if trainer.sharded:
+        sharding.load(accelerator, setting.out, kept["epoch"])
+    else:
         trainer.bare.load_state_dict(kept["step_state"])
         trainer.optimizer.load_state_dict(kept["optimizer"])
     if setting.average is not None:
@@ -227,14 +203,14 @@ def _kept(setting: _Setting, state: State) -> dict[str, Any]:
 def _epoch(setting: _Setting, state: State) -> None:
     """Train what is left of an epoch."""
     options, trainer, ledger = setting.options, setting.trainer, setting.ledger
-    per_epoch, validation = setting.feed.cut.steps, state.curves.validation
+    per_epoch, steps, validation = setting.feed.cut.steps, setting.steps, state.curves.validation
     shown = f"epoch {state.epoch + 1}/{options.epochs}"
     shown += f"  validation {validation[-1]:.4f}" if validation else ""
     kept = partial(_kept, setting, state)
     trainer.step.train()
     for step, parts in setting.feed.steps(state.epoch, state.step):
         done = state.epoch * per_epoch + step
-        set_learning_rate(trainer.optimizer, learning_rate(options, done, setting.steps))
+        set_learning_rate(trainer.optimizer, learning_rate(options, done, steps))
         terms = trainer.gradient(parts, ledger.sums.gradient_norm if step == 0 else None)
         ledger.add(state.epoch, step, terms)
         sign = step % STEPS_BETWEEN_SIGNS == 0 or step == per_epoch - 1
@@ -247,15 +223,14 @@ def _epoch(setting: _Setting, state: State) -> None:
         if setting.alone or (sign and setting.accelerator.is_main_process and not trainer.sharded):
             setting.writer.offer(kept)
         if sign:
-            setting.progress(done + 1, setting.steps, shown)
+            setting.progress(done + 1, steps, shown)
 
 
 def _judge(setting: _Setting, state: State, data: Data, task: Task) -> None:
     """Score the network after an epoch, and keep it if none was better."""
     trainer, curves = setting.trainer, state.curves
-    ranks.share_buffers(setting.model)
-    averaged = setting.average.shown() if setting.average else nullcontext()
-    with averaged:
+    with setting.average.shown() if setting.average else nullcontext():
+        ranks.share_buffers(setting.model)
         score = evaluate(
             trainer.step if trainer.sharded else setting.model, data.validation, task, setting.accelerator,
             setting.layout, divided=not trainer.sharded,
@@ -281,37 +256,14 @@ def _network_state(setting: _Setting) -> dict[str, Tensor]:
 
 def _finish(setting: _Setting, state: State, unsharded: nn.Module | None) -> dict[str, Any]:
     """Give the model its best epoch's weights, on the CPU, and return the facts."""
-    model, curves = setting.model, state.curves
+    model = setting.model
     if unsharded is not None:
         sharding.take_back(model, unsharded)
     if state.best:  # of weights that are divided, the first process has the whole
         model.load_state_dict(state.best)
     place(model, torch.device("cpu"), torch.contiguous_format).eval()
-    terms = {
-        name: {kind: [_rounded(value) for value in values] for kind, values in kinds.items()}
-        for name, kinds in summary(state.terms).items()
-    }
     return {
-        "curves": {key: [_rounded(value) for value in values] for key, values in asdict(curves).items()},
-        "best_epoch": _last_best(curves.validation) + 1,
-        "validation": max(curves.validation),
+        **facts(state),
         "precision": precision_of(setting.accelerator),
         "processes": setting.accelerator.num_processes,
-        **({"terms": terms} if len(terms) > 1 else {}),
     }
-
-
-def _exhausted(validation: list[float], patience: int | None) -> bool:
-    """Return whether the validation score has not risen in the last `patience` epochs; a tie is no rise."""
-    if patience is None or not validation:
-        return False
-    return len(validation) - 1 - validation.index(max(validation)) >= patience
-
-
-def _last_best(validation: list[float]) -> int:
-    """Return the index of the highest score; the last one of equals, which has trained longest."""
-    return len(validation) - 1 - validation[::-1].index(max(validation))
-
-
-def _rounded(value: float | None) -> float | None:
-    return value if value is None or isinstance(value, int) else float(f"{value:.6g}")

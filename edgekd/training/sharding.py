@@ -6,7 +6,6 @@ Their checkpoints are Accelerate's own, one after each epoch, because all proces
 from __future__ import annotations
 
 import copy
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from edgekd.artifact import CHECKPOINT
 from edgekd.errors import StageError
@@ -42,7 +42,7 @@ def prepare(
     """Divide the weights and the optimizer's memory over the processes.
 
     Raises:
-        StageError: an option does not go with that.
+        StageError: the network or an option does not go with that.
     """
     if options.ema is not None:
         raise StageError(
@@ -56,7 +56,12 @@ def prepare(
     else:
         # The weights stay as they are, and autocast lowers what it may: the terms are computed in full precision.
         accelerator.state.fsdp_plugin.mixed_precision_policy = None
-    prepared: tuple[nn.Module, torch.optim.Optimizer] = accelerator.prepare(step, optimizer)
+    try:
+        prepared: tuple[nn.Module, torch.optim.Optimizer] = accelerator.prepare(step, optimizer)
+    except (RuntimeError, ValueError, ImportError) as error:
+        if ranks.lost(error):
+            raise
+        raise StageError(f"{form(accelerator).split()[0]} does not take the network: {error}") from error
     return prepared
 
 
@@ -92,11 +97,21 @@ def save(accelerator: Accelerator, out: Path, state: dict[str, Any]) -> None:
                 shutil.rmtree(older)
 
 
-def load(accelerator: Accelerator, out: Path, epoch: int) -> bool:
-    """Go on from the checkpoint of an epoch; return whether that is possible, which is the same for all processes."""
+def load(accelerator: Accelerator, out: Path, epoch: int) -> None:
+    """Go on from the checkpoint of an epoch.
+
+    Raises:
+        StageError: a process does not see it, or it does not fit.
+    """
     folder = out / CHECKPOINT / f"epoch-{epoch}"
-    if not all(ranks.gathered(folder.is_dir())):
-        logging.getLogger(__name__).warning("the checkpoint %s is not whole; training starts anew", folder)
-        return False
-    accelerator.load_state(str(folder))
-    return True
+    try:
+        if not all(ranks.gathered(folder.is_dir())):
+            raise FileNotFoundError("not every process sees it")
+        accelerator.load_state(str(folder))
+    except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
+        if ranks.lost(error):
+            raise
+        raise StageError(
+            f"the checkpoint {folder} cannot be loaded: {str(error).splitlines()[-1]}; remove {folder.parent} to train "
+            "anew"
+        ) from error

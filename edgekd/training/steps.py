@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
 
@@ -25,13 +24,22 @@ class Step(nn.Module):
     """A network and its objective as one module, which is what is synchronised, clipped and kept.
 
     Args:
+        lowered: whether the network computes in bf16.
         call: computes the same as the network, such as the network compiled; None: the network itself.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, call: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        lowered: bool = False,
+        call: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
+        self._lowered = lowered
         self._call = (call or model,)  # in a tuple: what is compiled is a module too, of the same weights
 
     def forward(self, shown: Batch | Tensor) -> dict[str, Tensor] | Tensor:
@@ -40,13 +48,19 @@ class Step(nn.Module):
         The terms are computed in full precision, whatever the network computes in.
         """
         if isinstance(shown, Tensor):
-            outputs: Tensor = self.model(shown)
-            return outputs
-        outputs = self._call[0](shown.inputs).float()
-        if not torch.is_autocast_enabled(outputs.device.type):
+            return self._outputs(self.model, shown)
+        outputs = self._outputs(self._call[0], shown.inputs)
+        if not self._lowered:
             return self._terms(outputs, shown)
         with torch.autocast(outputs.device.type, enabled=False):
             return self._terms(outputs, shown)
+
+    def _outputs(self, call: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        # Accelerate lowers the precision of modules that it wraps, but for those whose weights it divides.
+        if not self._lowered:
+            return call(inputs).float()
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            return call(inputs).float()
 
     def _terms(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = self.objective(outputs, batch)
@@ -86,13 +100,23 @@ class Trainer:
         Raises:
             StageError: the network or a term fails, or a term is not one number.
         """
+        if norms is not None and self.compiled:
+            # To measure gradients, a step keeps its graph for longer than what is compiled allows.
+            with eager():
+                return self._gradient(shown, norms)
+        return self._gradient(shown, norms)
+
+    def _gradient(
+        self, shown: Iterator[Shown], norms: dict[str, float] | None
+    ) -> list[tuple[float, dict[str, Tensor]]]:
         found: list[tuple[float, dict[str, Tensor]]] = []
-        # To measure gradients, a step keeps its graph for longer than what is compiled allows.
-        with eager() if self.compiled and norms is not None else nullcontext():
-            for part in shown:
-                last = len(found) == self.parts - 1
-                with nullcontext() if last else self.accelerator.no_sync(self.step):
-                    found.append((part.weight, self._part(part, last, None if found else norms)))
+        for part in shown:
+            if len(found) == self.parts - 1:
+                terms = self._part(part, True, None if found else norms)
+            else:
+                with self.accelerator.no_sync(self.step):
+                    terms = self._part(part, False, None if found else norms)
+            found.append((part.weight, terms))
         return found
 
     def _part(self, part: Shown, last: bool, norms: dict[str, float] | None) -> dict[str, Tensor]:
@@ -115,7 +139,7 @@ class Trainer:
         return terms
 
     def _backward(self, loss: Tensor, last: bool) -> None:
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if self.sharded and self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.accelerator.gradient_state._set_sync_gradients(last)
             self.accelerator.backward(loss)  # and it updates the weights
         else:

@@ -73,14 +73,51 @@ def test_device_list_and_show(edgekd):
     assert device.Device(**content) == device.load_device("cpu")
 
 
+def test_recipe_layers_lists_what_a_loss_on_features_may_name(edgekd, write_recipe, workplace):
+    nets = {"width": 4, "blocks": [1, 1], "epochs": 1}
+    recipe = write_recipe(teacher={"model": "resnet", **nets}, student={"model": "convnet", **nets})
+    outcome = edgekd("recipe", "layers", recipe)
+    assert outcome.code == 0
+    found = [" ".join(line.split()) for line in outcome.out.splitlines()]
+    assert [line for line in found if " " not in line] == ["teacher", "student"]
+    for line in (
+        "stages.1.0.conv1 Conv2d 4 x 6 x 6 -> 8 x 3 x 3",
+        "stages.1 Sequential 4 x 6 x 6 -> 8 x 3 x 3",
+        "head Linear 8 -> 3",
+        "5 ReLU 8 x 3 x 3 -> 8 x 3 x 3",
+    ):
+        assert line in found
+    listed = json.loads(edgekd("recipe", "layers", recipe, "--json").out)
+    assert listed["teacher"][-1] == {"name": "head", "kind": "Linear", "shape": [3], "given": [8]}
+    assert [len(listed[role]) for role in listed] == [
+        found.index("student") - 1,
+        len(found) - found.index("student") - 1,
+    ]
+    for layer in ("stages.1", "head:input"):  # each name that is listed can be used
+        pair = {"student": "5", "teacher": layer}
+        losses = json.dumps({"losses": [{"sp": {"layers": pair}}]})
+        assert edgekd("pipeline", recipe, "--plan", "--set", f"distill={losses}").code == 0
+    assert edgekd("recipe", "layers", recipe, "--set", "student.blocks=[1]", "--json").code == 0
+    assert edgekd("recipe", "layers", "digit").code == 2
+    assert not list((workplace.parent / "store").glob("artifacts/*"))
+
+
+def test_recipe_layers_of_an_onnx_file_are_none(edgekd, write_recipe, chain):
+    recipe = write_recipe(
+        data={"source": "digits", "train_samples": 50}, teacher={"onnx": str(chain.path / "models" / "teacher.onnx")}
+    )
+    outcome = edgekd("recipe", "layers", recipe)
+    assert outcome.out.splitlines()[:2] == ["teacher: an ONNX file, of which only the answers are known", "student"]
+
+
 # ---- pipeline --plan
 
 
 def test_plan_says_what_is_cached_and_what_will_run_and_why(edgekd, home):
     lines = edgekd("pipeline", "tiny.yaml", "--plan").out.splitlines()
-    assert [line.split()[1] for line in lines] == ["cached"] * 12 + ["will"]
+    assert [line.split()[1] for line in lines] == ["cached"] * 13 + ["will"]
     lines = edgekd("pipeline", "tiny.yaml", "--plan", "--set", "prune.ratio=0.25").out.splitlines()
-    assert re.fullmatch(r"prune +will run +changed: prune\.ratio: 0\.5 -> 0\.25", lines[2])
+    assert re.fullmatch(r"prune +will run +changed: prune\.ratio: 0\.5 -> 0\.25", lines[3])
     assert re.fullmatch(r"measure\[cpu\] +will run +always measured anew", lines[-1])
 
 
@@ -140,11 +177,11 @@ def test_cache_ls_lists_everything_with_its_size(edgekd, home):
 
 
 def test_cache_verify_finds_the_one_that_was_changed(edgekd, home):
-    assert edgekd("cache", "verify").out == "12 artifacts checked, 0 corrupted\n"
+    assert edgekd("cache", "verify").out == "13 artifacts checked, 0 corrupted\n"
     (damaged,) = (home / "artifacts").glob("prune-*")
     (damaged / "model.json").write_text("{}")
     outcome = edgekd("cache", "verify")
-    assert (outcome.code, outcome.out) == (3, "12 artifacts checked, 1 corrupted\n")
+    assert (outcome.code, outcome.out) == (3, "13 artifacts checked, 1 corrupted\n")
     assert outcome.err == f"corrupted: {damaged.name}: model.json does not match its checksum\n"
 
 

@@ -93,6 +93,14 @@ def task():
         (["pipeline", "digits", "--set", "student.widht=8"], ["student.widht", 'did you mean "width"', "known:"]),
         (["pipeline", "digits", "--set", "seed=half"], ['seed: "half"', "whole number"]),
         (["pipeline", "digits", "--set", "distill.alpha=2"], ["distill.alpha: 2", "at most 1"]),
+        (["pipeline", "digits", "--set", "distill.temperature=0"], ["distill.temperature: 0", "greater than 0"]),
+        (["pipeline", "digits", "--set", "distill.losses=[kd]"], ["temperature and alpha are the short form", "null"]),
+        (["pipeline", "digits", "--set", "distill.alpha=.inf"], ["distill.alpha: Infinity", "finite"]),
+        (["pipeline", "digits", "--set", "distill.fusion=median"], ['"median"', '"mean", "weighted", "entropy"']),
+        (["pipeline", "digits", "--set", "teacher=auto"], ["teacher: auto chooses among several"]),
+        (["pipeline", "digits", "--set", "targets={top: 3, keep: alway}"], ["targets.keep", 'did you mean "always"']),
+        (["pipeline", "digits", "--set", "teacher={onnx: gone.onnx}"], ["teacher.onnx: gone.onnx", "no such file"]),
+        (["pipeline", "digits", "--accelerate-config", "gone.yaml"], ["--accelerate-config gone.yaml", "no such file"]),
         (["pipeline", "digits", "--set", "teacher.model=konvnet"], ["'konvnet'", 'did you mean "convnet"', "resnet"]),
         (["pipeline", "digits", "--set", "teacher.widths=[8]"], ['no argument "widths"', 'did you mean "width"']),
         (["pipeline", "digits", "--set", "task=regression"], ["no task 'regression'", "classification"]),
@@ -375,14 +383,146 @@ def test_a_task_of_the_users_that_is_none(edgekd, write_recipe, module):
     assert "returned int; it must return an edgekd.tasks.Task" in outcome.err
 
 
+# ---- losses, teachers, and what they need of each other
+
+
+def _losses(*written: object, **more: object) -> list[str]:
+    """Return the arguments that give a recipe these losses; JSON is YAML."""
+    return ["--set", f"distill={json.dumps({'losses': written, **more})}"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        ("kdd", ["distill.losses.0", "there is no loss 'kdd'", 'did you mean "kd"?', "attention", "rkd_angle"]),
+        ({"attentoin": {}}, ["distill.losses.0.attentoin: unknown key", 'did you mean "attention"?', "crd"]),
+        (
+            {"kd": {"temprature": 3}},
+            ["losses.0.kd.temprature: unknown key", 'did you mean "temperature"?', "direction"],
+        ),
+        ({"kd": {"temperature": 0}}, ["distill.losses.0.kd.temperature: 0 is not allowed: must be greater than 0"]),
+        ({"kd": {"temperature": -1}}, ["distill.losses.0.kd.temperature: -1 is not allowed", "greater than 0"]),
+        ({"kd": {}, "dkd": {}}, ["distill.losses.0: a term is one loss with its options, such as {kd: {temp"]),
+    ],
+)
+def test_a_term_that_is_none(edgekd, loss, told):
+    outcome = edgekd("pipeline", "digits", *_losses(loss))
+    assert outcome.code == 2
+    assert [part for part in told if part not in outcome.err] == []
+    assert not list(Path(os.environ["EDGEKD_HOME"]).glob("*/*"))
+
+
+@pytest.mark.parametrize("plan", [[], ["--plan"]])
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (
+            {"attention": {"layers": {"student": "stages.1", "teacher": "hed"}}},
+            ["the teacher has no layer 'hed'", "edgekd recipe layers"],
+        ),
+        (
+            {"hint": {"layers": {"student": "stage.1", "teacher": "stages.1"}}},
+            ["the student has no layer 'stage.1'", 'did you mean "stages.1"?'],
+        ),
+        (
+            {"hint": {"layers": {"student": "head:input", "teacher": "5"}}},
+            ["hint on student head:input, teacher 5", "no adapter", "(8,)", "(8, 3, 3)"],
+        ),
+        ({"vid": {"layers": {"student": "head", "teacher": "5"}}}, ["vid on student head, teacher 5", "two maps"]),
+    ],
+)
+def test_layers_are_looked_for_when_the_run_is_planned(edgekd, write_recipe, loss, told, plan):
+    nets = {"width": 4, "blocks": [1, 1], "epochs": 1}
+    recipe = write_recipe(teacher={"model": "convnet", **nets}, student={"model": "resnet", **nets})
+    outcome = edgekd("pipeline", recipe, *_losses(loss), *plan)
+    assert outcome.code == 3
+    assert outcome.err.startswith("error: distill.losses: ")
+    assert [part for part in told if part not in outcome.err] == []
+    assert outcome.out == ""
+    assert not any((Path(os.environ["EDGEKD_HOME"]) / "artifacts").iterdir())
+
+
+def test_a_loss_that_no_map_can_be_given(edgekd, write_recipe):
+    outcome = edgekd("pipeline", write_recipe(), *_losses("kd", "attention"), "--plan")
+    assert outcome.code == 3
+    assert "distill.losses: student: attention needs" in outcome.err
+
+
+def test_an_onnx_teacher_of_other_classes(edgekd, write_recipe, workplace):
+    _save(workplace / "seven.onnx", np.ones((6, 7), np.float32), image=True)
+    outcome = edgekd("pipeline", write_recipe(teacher={"onnx": "seven.onnx"}))
+    assert outcome.code == 3
+    assert "teacher: the network has 7 outputs, the data have 3 classes" in outcome.err
+
+
+def test_an_onnx_teacher_is_not_asked_for_features(edgekd, write_recipe, workplace):
+    _save(workplace / "three.onnx", np.ones((6, 3), np.float32), image=True)
+    outcome = edgekd("pipeline", write_recipe(teacher={"onnx": "three.onnx"}), *_losses("kd", "attention"), "--plan")
+    assert outcome.code == 2
+    assert "distill.losses: attention asks for features, and teacher is an ONNX file" in outcome.err
+    assert "kd, dkd, dist" in outcome.err
+
+
+def test_an_onnx_teacher_alone_is_not_pruned(edgekd, write_recipe, workplace):
+    _save(workplace / "three.onnx", np.ones((6, 3), np.float32), image=True)
+    changes = {"distill": False, "student": None}
+    outcome = edgekd("pipeline", write_recipe(teacher={"onnx": "three.onnx"}, **changes))
+    assert outcome.code == 2
+    assert "set prune: false and quantize: false" in outcome.err
+
+
+def test_weights_that_do_not_fit_the_network_are_named(edgekd, write_recipe, workplace):
+    from safetensors.torch import save_file
+
+    from edgekd.models.mlp import build
+
+    state = build(input_shape=(1, 6, 6), classes=3, widths=[8]).state_dict()
+    state["extra.bias"] = state.pop("3.bias")
+    save_file(state, workplace / "other.safetensors")
+    outcome = edgekd("pipeline", write_recipe(teacher={"model": "mlp", "widths": [16], "weights": "other.safetensors"}))
+    assert outcome.code == 3
+    for part in ("other.safetensors do not fit the network", "3.bias", "extra.bias", "1.weight", "[8, 36]", "[16, 36]"):
+        assert part in outcome.err
+
+
+def test_too_little_of_the_teachers_answers(edgekd, write_recipe):
+    student = {"model": "mlp", "widths": [16], "epochs": 2, "batch_size": 8}
+    outcome = edgekd("pipeline", write_recipe(student=student, targets={"top": 1}))
+    assert outcome.code == 3
+    for part in ("targets.top: the 1 largest of 3 answers hold 0.", "at temperature 4", "at least 0.95", "keep more"):
+        assert part in outcome.err
+    names = [path.name.partition("-")[0] for path in (Path(os.environ["EDGEKD_HOME"]) / "artifacts").iterdir()]
+    assert names == ["teacher"]  # and it is not lost
+
+
+@pytest.mark.parametrize(
+    ("augment", "told"),
+    [({"crop": 1}, "set augment.views"), ({"crop": 1, "views": 1, "mixup": 0.2}, "mixup and cutmix mix whatever")],
+)
+def test_answers_that_cannot_be_kept(edgekd, write_recipe, augment, told):
+    student = {"model": "mlp", "widths": [16], "epochs": 2, "augment": augment}
+    outcome = edgekd("pipeline", write_recipe(student=student, targets={"keep": "always"}))
+    assert outcome.code == 2
+    assert "targets: the answers of the student's teacher cannot be kept" in outcome.err
+    assert told in outcome.err
+
+
 # ---- numbers that are none
+
+
+def test_the_term_of_the_loss_that_is_not_a_number_is_named(edgekd, write_recipe):
+    outcome = edgekd("pipeline", write_recipe(), *_losses("dist", {"kd": {"weight": 1e300}}))
+    assert outcome.code == 3
+    assert "the term kd became inf in epoch 1, step 1" in outcome.err
+    assert "dist" not in outcome.err
+    assert "learning_rate" in outcome.err
 
 
 def test_a_loss_that_is_not_a_number(edgekd, write_recipe):
     teacher = {"model": "mlp", "epochs": 30, "batch_size": 2, "optimizer": "sgd", "learning_rate": 10}
     outcome = edgekd("pipeline", write_recipe(teacher=teacher))
     assert outcome.code == 3
-    assert "the loss became" in outcome.err
+    assert "the term labels became" in outcome.err
     assert "learning_rate" in outcome.err
 
 
@@ -411,12 +551,26 @@ def test_weights_that_are_not_those_of_the_network(edgekd, write_recipe, workpla
 # ---- ONNX files
 
 
-def _save(path: Path, weights: np.ndarray, batch: int | str = "batch", features: int | str | None = None) -> None:
+def _save(
+    path: Path,
+    weights: np.ndarray,
+    batch: int | str = "batch",
+    features: int | str | None = None,
+    *,
+    image: bool = False,
+) -> None:
+    """Write y = x w; of an image (1, 6, 6) x is the sum of its rows."""
+    shape = [1, 6, 6] if image else [features or weights.shape[0]]
     ports = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, features or weights.shape[0]]),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *shape]),
         helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, weights.shape[1]]),
     ]
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    if image:
+        nodes = [
+            helper.make_node("ReduceMean", ["x"], ["rows"], axes=[1, 2], keepdims=0),
+            helper.make_node("MatMul", ["rows", "w"], ["y"]),
+        ]
     graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], [numpy_helper.from_array(weights, "w")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 

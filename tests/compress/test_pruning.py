@@ -358,13 +358,13 @@ def test_the_stage_prunes_trains_and_stores(student, tmp_path, monkeypatch):
         "distill": None,
     }
     seen = []
-    original = pruning.fit
-    monkeypatch.setattr(pruning, "fit", lambda *args, **more: seen.append(args[4]) or original(*args, **more))
+    original = pruning.learn
+    monkeypatch.setattr(pruning, "learn", lambda *args: seen.append(args[3]) or original(*args))
     facts = pruning.prune(
         Options(ratio=0.5, epochs=2),
         Inputs(
             artifacts={"model": source, "teacher": source}, blocks=blocks, data_dir=None, task="classification", seed=0,
-            data=Data(source="digits", train_samples=300), compute="cpu", variant="pruned",
+            data_seed=0, data=Data(source="digits", train_samples=300), compute="cpu", variant="pruned",
         ),
         tmp_path / "out",
     )  # fmt: skip

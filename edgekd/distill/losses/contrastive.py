@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy, softplus
 
 from edgekd.distill.adapters import VectorAdapter
@@ -18,6 +18,7 @@ from edgekd.options import Reduction, Share, Temperature
 
 ON = "features"
 DEFAULT_LAYER = "embedding"
+LABELLED = ("crd",)
 SETTINGS = {
     # RepDistiller, CIFAR-100, beside the whole cross-entropy.
     "crd": {"weight": 0.8},
@@ -218,7 +219,8 @@ class Memory(nn.Module):
         drawn = torch.randint(len(self.classes), (self._negatives,)).to(self.classes.device)
         samples = samples.to(self.classes.device)
         if self.training:
-            self.classes[samples] = targets
+            seen, labels = _everywhere(samples, targets)
+            self.classes[seen] = labels
         given |= {
             "student_own": self.student_memory[samples],
             "teacher_own": self.teacher_memory[samples],
@@ -227,13 +229,26 @@ class Memory(nn.Module):
             "contrast": (targets[:, None] != self.classes[drawn]) & (samples[:, None] != drawn),
         }
         if self.training:
-            self._remember(self.student_memory, samples, given["student"])
-            self._remember(self.teacher_memory, samples, given["teacher"])
+            seen, of_student, of_teacher = _everywhere(samples, given["student"], given["teacher"])
+            self._remember(self.student_memory, seen, of_student)
+            self._remember(self.teacher_memory, seen, of_teacher)
         return given
 
     def _remember(self, memory: Tensor, samples: Tensor, seen: Tensor) -> None:
         moved = self._momentum * memory[samples] + (1 - self._momentum) * seen.detach()
         memory[samples] = unit(moved)
+
+
+def _everywhere(*rows: Tensor) -> tuple[Tensor, ...]:
+    """Return rows (B, ...) of this process and of all others that train with it: every memory remembers all samples."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return tuple(row.detach() for row in rows)
+    found = []
+    for row in rows:
+        parts = [torch.empty_like(row) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, row.detach().contiguous())
+        found.append(torch.cat(parts))
+    return tuple(found)
 
 
 def _embeddings(student: Tensor, teacher: Tensor, name: str) -> tuple[Tensor, ...]:
