@@ -54,10 +54,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study: its folder and the content of its results.json."""
+    """A finished study: its folder, the content of its results.json, and how many trials failed."""
 
     path: Path
     results: Mapping[str, Any]
+    failed: int
 
 
 def methods(vary: Sequence[str]) -> list[Method]:
@@ -121,7 +122,7 @@ def run(
 
     Raises:
         UsageError: found before any work.
-        StageError: a training failed; what is finished is kept.
+        StageError: the teacher could not be made; what is finished is kept.
     """
     started = datetime.now(UTC)
     base = Recipe.load(recipe, overrides)
@@ -162,9 +163,10 @@ def _write(
     for seed in seeds:  # by seed first: an early look at an unfinished study compares all methods
         for method, recipe in [(Method(BASELINE, ()), base), *plans.items()]:
             found = _trial(method, _seeded(recipe, seed), prepared.get(method, {}), shop)
-            scores[f"{method.name}/{seed}"] = _scores(base, found, shop, f"{method.name}, seed {seed}")
+            if isinstance(found, Artifact):
+                scores[f"{method.name}/{seed}"] = _scores(base, found, shop, f"{method.name}, seed {seed}")
             trials.append(_row(method, seed, found))
-    student = trials[0]
+    student = next((row["profile"] for row in trials if row["profile"]), {})
     run_id = rundir.new_id(f"study-{base.name}", started)
     target = out if out is not None else shop.store.root / "runs" / run_id
     content = {
@@ -180,7 +182,7 @@ def _write(
         ],
         "trials": [{name: value for name, value in row.items() if name != "profile"} for row in trials],
         "teacher": {"name": steps.reference(base), "test": float(scores["teacher"].mean()), **_profile(teacher)},
-        "student": student["profile"],
+        "student": student,
         "budget": _budget(base, shop),
         "margin_pp": margin_pp,
         "provenance": rundir.provenance(started, recipe=base.resolved(), data={"digest": shop.data.digest}),
@@ -189,7 +191,7 @@ def _write(
         np.savez_compressed(folder / SCORES_FILE, **scores)  # type: ignore[arg-type]
         write_text(folder / STUDY_FILE, json.dumps({"edgekd": __version__, **content}, indent=1))
         results = build.write(folder)
-    return Study(target, results)
+    return Study(target, results, sum(row["status"] == "failed" for row in trials))
 
 
 def _prepared(recipe: Recipe, shop: Workshop, made: dict[str, Artifact]) -> dict[str, Artifact]:
@@ -213,17 +215,20 @@ def _prepared(recipe: Recipe, shop: Workshop, made: dict[str, Artifact]) -> dict
     return known
 
 
-def _trial(method: Method, recipe: Recipe, prepared: Mapping[str, Artifact], shop: Workshop) -> Artifact:
+def _trial(method: Method, recipe: Recipe, prepared: Mapping[str, Artifact], shop: Workshop) -> Artifact | StageError:
+    """Train one student; a training that fails is told, and is no reason to leave the others undone."""
     if method.name == BASELINE:
         stage = declared()[BASELINE].stage
         step = Step(f"{BASELINE}, seed {recipe.seed}", BASELINE, stage, BASELINE, given={BASELINE: Baseline()})
     else:
         last = steps.training_steps(recipe)[-1]
-        step = Step(f"{method.name}, seed {recipe.seed}", last.name, last.stage, last.variant, last.needs, last.given)
+        label = f"{method.name}, seed {recipe.seed}"
+        step = Step(label, last.name, last.stage, last.variant, last.needs, last.given)
     try:
         return making.make(shop, recipe, step, prepared)[0]
     except StageError as error:
-        raise StageError(f"{step.label}: {error}") from error
+        shop.show.say(f"{step.label:<24} failed: {error}")
+        return error
 
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
@@ -240,10 +245,12 @@ def _scores(recipe: Recipe, found: Artifact, shop: Workshop, label: str) -> np.n
     return kept
 
 
-def _row(method: Method, seed: int, found: Artifact) -> dict[str, Any]:
+def _row(method: Method, seed: int, found: Artifact | StageError) -> dict[str, Any]:
+    row = {"method": method.name, "seed": seed, "artifact": None, "seconds": None, "validation": None, "terms": {}}
+    if isinstance(found, StageError):
+        return {**row, "status": "failed", "error": str(found), "profile": {}}
     return {
-        "method": method.name,
-        "seed": seed,
+        **row,
         "artifact": found.digest,
         "seconds": found.seconds,
         "validation": found.facts["validation"],

@@ -55,7 +55,6 @@ def test_the_best_of_several_teaches_through_an_assistant(tmp_path):
     assert made["distill[assistant-1]"]["parameters"] == parameters(20)
     for lesson in ("distill[assistant-1]", "distill"):
         assert made[lesson]["terms"].keys() == {"labels", "kd", "hint", "pkt"}
-        assert made[lesson]["terms"]["kd"]["loss"][0] < made[lesson]["terms"]["kd"]["loss"][-1]  # it warms up
     assert "terms" not in made["baseline"]
     assert result.exit_code == 0
     json.dumps(result.report, allow_nan=False)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from edgekd import study
 from edgekd.cli.display import showing
+from edgekd.errors import StageError
 from edgekd.report.study import table
 
 
@@ -51,4 +52,6 @@ def command(
     else:
         table.render(dict(done.results), console)
         console.print(f"\nreport: {done.path / 'study.html'}", soft_wrap=True, highlight=False)
+    if done.failed:
+        raise StageError(f"{done.failed} trials failed; the others are compared. Run again when the cause is mended")
     return 0

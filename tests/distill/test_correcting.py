@@ -61,5 +61,5 @@ def test_the_network_itself_is_corrected_and_nothing_else_of_it():
 @pytest.mark.parametrize("last", [nn.Linear(3, 3, bias=False), nn.Linear(3, 4), nn.Identity()])
 def test_a_network_without_such_a_bias_is_refused(last):
     logits, targets = answers(5.0)
-    with pytest.raises(StageError, match="a torch.nn.Linear with a bias and 3 outputs"):
+    with pytest.raises(StageError, match=r"a torch\.nn.Linear with a bias and 3 outputs"):
         correct(nn.Sequential(nn.Linear(3, 3), last), data(logits, targets), [2], TASK)
