@@ -16,6 +16,9 @@ from edgekd.stages import declared
 from edgekd.stages.distill import Options as Distillation
 from edgekd.stages.targets import Options as Targets
 
+NEED_ALL = frozenset({"logit_mse", "standardized_kd"})
+"""Losses on all logits, and not on probabilities alone, of which the small ones hardly count."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -220,11 +223,18 @@ def why_no_targets(recipe: Recipe, network: Network) -> str | None:
         return f"{features[0]} needs the teacher's features, which are not kept"
     if network.augment.mixup or network.augment.cutmix:
         return "mixup and cutmix mix whatever a batch holds: no view comes twice"
-    options = recipe.options("targets")
-    if isinstance(options, Targets) and options.top and len(temperatures(recipe)) > 1:
-        return "the losses have several temperatures, and the rest of the probability is kept at one"
     if number_of_views(network.augment) is None:
         return "augment makes a new view in every epoch; set augment.views to how many there shall be"
+    options = recipe.options("targets")
+    return _why_not_the_largest(recipe, distillation) if isinstance(options, Targets) and options.top else None
+
+
+def _why_not_the_largest(recipe: Recipe, distillation: Distillation) -> str | None:
+    for term in distillation.terms():
+        if term.loss.name in NEED_ALL or getattr(term.weighting, "standardize", False):
+            return f"{term.loss.name} looks at all logits, of which targets.top keeps the largest"
+    if len(temperatures(recipe)) > 1:
+        return "the losses have several temperatures, and the rest of the probability is kept at one"
     return None
 
 

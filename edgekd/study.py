@@ -166,7 +166,7 @@ def _write(
             if isinstance(found, Artifact):
                 scores[f"{method.name}/{seed}"] = _scores(base, found, shop, f"{method.name}, seed {seed}")
             trials.append(_row(method, seed, found))
-    student = next((row["profile"] for row in trials if row["profile"]), {})
+    student: dict[str, Any] = next((row["profile"] for row in trials if row["profile"]), {})
     run_id = rundir.new_id(f"study-{base.name}", started)
     target = out if out is not None else shop.store.root / "runs" / run_id
     content = {

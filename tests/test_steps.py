@@ -15,6 +15,7 @@ from edgekd.device import Device, Quantization
 from edgekd.errors import UsageError
 from edgekd.stage import Stage
 from edgekd.stages import declared
+from edgekd.terms import losses
 
 BOX = {"box": Device(version=1, backend="onnxruntime", quantization=Quantization(activations="u8"))}
 NET = {"model": "mlp", "widths": [8], "epochs": 3}
@@ -230,6 +231,14 @@ def test_the_largest_answers_are_kept_for_one_temperature():
         checks.check(recipe(distill=several, targets={"top": 2}), {}, None)
     assert steps.temperatures(recipe(distill=several)) == {1.0, 4.0}
     assert steps.temperatures(recipe(distill={"losses": ["logit_mse", "attention"]})) == {1.0}
+
+
+@pytest.mark.parametrize("loss", ["logit_mse", "standardized_kd", {"kd": {"standardize": True}}])
+def test_a_loss_on_all_logits_does_not_go_with_the_largest_ones(loss):
+    checks.check(recipe(distill={"losses": [loss]}, targets={"keep": "always"}), {}, None)
+    with pytest.raises(UsageError, match=r"looks at all logits, of which targets\.top keeps the largest"):
+        checks.check(recipe(distill={"losses": [loss]}, targets={"top": 2}), {}, None)
+    assert set(losses()) >= steps.NEED_ALL
 
 
 def test_a_loss_on_labels_does_not_go_with_mixed_batches():

@@ -6,6 +6,7 @@ state, and may be taken after any step.
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -207,6 +208,7 @@ def _epoch(setting: _Setting, state: State) -> None:
     shown = f"epoch {state.epoch + 1}/{options.epochs}"
     shown += f"  validation {validation[-1]:.4f}" if validation else ""
     kept = partial(_kept, setting, state)
+    first, started = state.step, time.monotonic()
     trainer.step.train()
     for step, parts in setting.feed.steps(state.epoch, state.step):
         done = state.epoch * per_epoch + step
@@ -223,7 +225,8 @@ def _epoch(setting: _Setting, state: State) -> None:
         if setting.alone or (sign and setting.accelerator.is_main_process and not trainer.sharded):
             setting.writer.offer(kept)
         if sign:
-            setting.progress(done + 1, steps, shown)
+            rate = (step + 1 - first) * setting.feed.cut.batch / (time.monotonic() - started)
+            setting.progress(done + 1, steps, f"{shown}  {rate:,.0f} samples/s")
 
 
 def _judge(setting: _Setting, state: State, data: Data, task: Task) -> None:

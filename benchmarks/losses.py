@@ -1,0 +1,460 @@
+"""Time and peak memory of every loss, forward and backward, against the plain formula: python benchmarks/losses.py
+
+The plain formulas are written down here, straight from the papers or as their authors' code has them; that both sides
+give the same value and gradient is checked first. What a loss learns of its own (vid, infonce, crd, reviewkd) is part
+of both sides. Features are maps (B, 256, 8, 8), or where it says so embeddings (B, 256); answers are (B, 100).
+
+Both sides take turns in random order, in one process; the ratio is the median over the rounds of the ratios of a round,
+with a bootstrap interval. Memory is the most that one step allocates beyond its inputs: on the CPU by the events of
+torch's profiler, which see every tensor and none of the interpreter (a process's resident size is hundreds of megabytes
+before the first loss, and what was freed stays in it), on CUDA by torch.cuda.max_memory_allocated.
+
+A plain formula is left out where it would take more memory than --gigabytes. Exit code 1 where the two disagree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekd.agent import environment
+from edgekd.distill.objective import function_of
+from edgekd.report.statistics import paired_medians
+from edgekd.terms import Loss, Term, losses
+
+CLASSES, CHANNELS, SIDE = 100, 256, 8
+SAMPLES = 50_000
+TURN = 0.002
+"""Seconds at least that a side calculates before the other one has its turn."""
+LEAST_ROUNDS = 5
+
+Step = Callable[[], Tensor]
+
+
+# Losses on the answers: logits (B, K).
+
+
+def kd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    log_student = F.log_softmax(student / temperature, dim=1)
+    return F.kl_div(log_student, F.softmax(teacher / temperature, dim=1), reduction="batchmean") * temperature**2
+
+
+def standardized_kd(student: Tensor, teacher: Tensor) -> Tensor:
+    def standardize(z: Tensor) -> Tensor:
+        return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True, correction=0) + 1e-7)
+
+    return kd(standardize(student), standardize(teacher), 2.0)
+
+
+def dkd(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float = 4.0) -> Tensor:
+    own = F.one_hot(targets, student.shape[1]).bool()
+
+    def two(z: Tensor) -> Tensor:
+        p = F.softmax(z / temperature, dim=1)
+        return torch.stack([(p * own).sum(1), (p * ~own).sum(1)], dim=1)
+
+    tckd = F.kl_div(two(student).log(), two(teacher), reduction="batchmean")
+    log_student, log_teacher = (F.log_softmax(z / temperature - 1000.0 * own, dim=1) for z in (student, teacher))
+    nckd = F.kl_div(log_student, log_teacher.exp(), reduction="batchmean")
+    return (tckd + 8.0 * nckd) * temperature**2
+
+
+def dist(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    def correlation(a: Tensor, b: Tensor) -> Tensor:
+        return F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True), dim=1).mean()
+
+    p, q = F.softmax(student / temperature, dim=1), F.softmax(teacher / temperature, dim=1)
+    return temperature**2 * ((1 - correlation(p, q)) + (1 - correlation(p.T, q.T)))
+
+
+def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    return F.mse_loss(student, teacher)
+
+
+# Losses on features: maps (B, C, H, W).
+
+
+def hint(student: Tensor, teacher: Tensor) -> Tensor:
+    return F.mse_loss(student, teacher)
+
+
+def attention(student: Tensor, teacher: Tensor) -> Tensor:
+    def where(x: Tensor) -> Tensor:
+        return F.normalize(x.pow(2).mean(1).flatten(1))
+
+    return (where(student) - where(teacher)).pow(2).mean()
+
+
+def mad(student: Tensor, teacher: Tensor) -> Tensor:
+    return (F.normalize(student.flatten(1)) - F.normalize(teacher.flatten(1))).abs().sum(1).mean()
+
+
+def mmd(student: Tensor, teacher: Tensor) -> Tensor:
+    both = torch.cat([student.flatten(1), teacher.flatten(1)])
+    n, distances = len(student), torch.cdist(both, both).square()
+    different = ~torch.eye(2 * n, dtype=torch.bool, device=both.device)
+    width = distances.detach()[different].median()
+    kernel = torch.stack([torch.exp(-distances / (2 * b**2 * width)) for b in (0.25, 0.5, 1.0, 2.0, 4.0)]).mean(0)
+    kernel = kernel * different
+    within = (kernel[:n, :n].sum() + kernel[n:, n:].sum()) / (n * (n - 1))
+    across = torch.exp(-distances[:n, n:, None] / (2 * width * student.new_tensor([0.25, 0.5, 1, 2, 4]) ** 2)).mean()
+    return within - 2 * across
+
+
+def nst(student: Tensor, teacher: Tensor) -> Tensor:
+    s, t = F.normalize(student.flatten(2), dim=2), F.normalize(teacher.flatten(2), dim=2)
+    return (t @ t.mT).pow(2).mean() + (s @ s.mT).pow(2).mean() - 2 * (s @ t.mT).pow(2).mean()
+
+
+def vid(student: Tensor, teacher: Tensor, parts: nn.Module, *_: Tensor) -> Tensor:
+    variance = (torch.log(1 + torch.exp(parts.raw_variance)) + 1e-5)[:, None, None]
+    return 0.5 * ((teacher - parts.mean(student)).pow(2) / variance + torch.log(variance)).mean()
+
+
+def reviewkd(student: Sequence[Tensor], teacher: Sequence[Tensor], parts: nn.Module, *_: Tensor) -> Tensor:
+    loss, deeper = student[0].new_zeros(()), None
+    for own, other, fusion in reversed(list(zip(student, teacher, parts.fusions, strict=True))):
+        fused = fusion.narrow(own)
+        if deeper is not None:
+            shares = fusion.attention(torch.cat([fused, deeper], dim=1))
+            fused = fused * shares[:, 0:1] + deeper * shares[:, 1:2]
+        deeper, wide = fused, fusion.widen(fused)
+        each, weight, whole = F.mse_loss(wide, other), 1.0, 1.0
+        for size in (4, 2, 1):
+            weight /= 2
+            each = each + weight * F.mse_loss(F.adaptive_avg_pool2d(wide, size), F.adaptive_avg_pool2d(other, size))
+            whole += weight
+        loss = loss + each / whole
+    return loss
+
+
+# Losses on relations: features (B, ...), flattened.
+
+
+def sp(student: Tensor, teacher: Tensor) -> Tensor:
+    s, t = student.flatten(1), teacher.flatten(1)
+    return (F.normalize(s @ s.T) - F.normalize(t @ t.T)).pow(2).mean()
+
+
+def cc(student: Tensor, teacher: Tensor) -> Tensor:
+    def kernel(x: Tensor) -> Tensor:
+        u = F.normalize(x.flatten(1))
+        cosines = u @ u.T
+        return sum(math.exp(-0.8) * 0.8**p / math.factorial(p) * cosines**p for p in range(3))  # type: ignore[return-value]
+
+    return (kernel(student) - kernel(teacher)).pow(2).mean()
+
+
+def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    def distances(x: Tensor) -> Tensor:
+        found = torch.cdist(x.flatten(1), x.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        return found / found[found > 0].mean()
+
+    return F.smooth_l1_loss(distances(student), distances(teacher))
+
+
+def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
+    def angles(x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        directions = F.normalize(x[None] - x[:, None], dim=2)
+        return torch.bmm(directions, directions.mT)
+
+    with torch.no_grad():
+        goal = angles(teacher)
+    return F.smooth_l1_loss(angles(student), goal)
+
+
+def pkt(student: Tensor, teacher: Tensor) -> Tensor:
+    def probabilities(x: Tensor) -> Tensor:
+        u = F.normalize(x.flatten(1))
+        similar = (u @ u.T + 1) / 2
+        return similar / similar.sum(1, keepdim=True)
+
+    p, q = probabilities(teacher), probabilities(student)
+    return (p * torch.log((p + 1e-7) / (q + 1e-7))).mean()
+
+
+# Contrast.
+
+
+def infonce(student: Tensor, teacher: Tensor, parts: nn.Module, *_: Tensor) -> Tensor:
+    s = F.normalize(parts.student.linear(student.mean((2, 3))))
+    t = F.normalize(parts.teacher.linear(teacher.mean((2, 3))))
+    return F.cross_entropy(s @ t.T / 0.07, torch.arange(len(s), device=s.device))
+
+
+def crd(student: Tensor, teacher: Tensor, parts: nn.Module, samples: Tensor, _: Tensor) -> Tensor:
+    """Return the loss with 16384 rows of the memories drawn for each sample, as the authors' code does it."""
+    s = F.normalize(parts.projections.student.linear(student.mean((2, 3))))
+    t = F.normalize(parts.projections.teacher.linear(teacher.mean((2, 3))))
+    count = 16384
+    drawn = torch.randint(SAMPLES, (len(s), count), device=s.device)
+    loss = s.new_zeros(())
+    for anchor, memory in ((s, parts.teacher_memory), (t, parts.student_memory)):
+        own = torch.exp((anchor * memory[samples]).sum(1) / 0.07) / MEAN_EXP
+        others = torch.exp(torch.bmm(memory[drawn], anchor[:, :, None])[:, :, 0] / 0.07) / MEAN_EXP
+        loss = loss - torch.log(own / (own + count)).mean() - torch.log(count / (others + count)).sum(1).mean()
+    if parts.training:
+        with torch.no_grad():
+            for memory, seen in ((parts.student_memory, s), (parts.teacher_memory, t)):
+                memory[samples] = F.normalize(0.5 * memory[samples] + 0.5 * seen)
+    return loss
+
+
+def mean_exp(dimensions: int, temperature: float) -> float:
+    """Return the mean of exp(cos / temperature) over all directions, by the trapezium rule over the angle."""
+    angle = np.linspace(0, np.pi, 100_001)
+    density = np.sin(angle) ** (dimensions - 2)
+    return float((density * np.exp(np.cos(angle) / temperature)).sum() / density.sum())
+
+
+MEAN_EXP = mean_exp(128, 0.07)
+PLAIN: dict[str, Callable[..., Tensor]] = {
+    function.__name__: function
+    for function in (
+        kd, standardized_kd, dkd, dist, logit_mse, hint, attention, mad, mmd, nst, vid, infonce, crd, reviewkd, sp, cc,
+        rkd_distance, rkd_angle, pkt,
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss on a batch.
+
+    Args:
+        leaves: what the gradient is taken for.
+        plain: None where it would not fit.
+        exact: whether both sides give the same, or draw their own random numbers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    ours: Step
+    plain: Step | None
+    leaves: list[Tensor]
+    parts: nn.Module | None
+    exact: bool
+
+
+@dataclass
+class Row:
+    """What is printed of a case: seconds, bytes, and ours over plain."""
+
+    loss: str
+    shape: tuple[int, ...]
+    ours_s: float
+    plain_s: float | None
+    ratio: float | None
+    ci: tuple[float, float] | None
+    rounds: int
+    ours_bytes: int
+    plain_bytes: int | None
+
+
+def features(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return what a layer gives behind a ReLU; of answers random ones."""
+    drawn = torch.randn(shape, device=device)
+    return 3 * drawn if shape[1:] == (CLASSES,) else drawn.relu_()
+
+
+def needed(name: str, shape: tuple[int, ...]) -> int:
+    """Return about how many bytes the plain formula takes, where that is much."""
+    batch, width = shape[0], math.prod(shape[1:])
+    if name == "rkd_angle":
+        return 5 * 4 * batch * batch * width
+    return 3 * 4 * batch * 16384 * 128 if name == "crd" else 0
+
+
+def case(loss: Loss, shape: tuple[int, ...], device: torch.device, most: float) -> Case:
+    """Return a loss with its published options on random features."""
+    torch.manual_seed(0)
+    term = Term(loss, loss.schema())
+    function, options = function_of(term), term.arguments(loss.own)
+    batch = shape[0]
+    student: Any = features(shape, device).requires_grad_()
+    teacher: Any = features(shape, device)
+    leaves = [student]
+    if loss.together:
+        student, teacher = [student, features(shape, device).requires_grad_()], [teacher, features(shape, device)]
+        leaves = [*student]
+    targets = torch.randint(CLASSES, (batch,), device=device)
+    samples = torch.randperm(SAMPLES, device=device)[:batch]
+    plain = PLAIN[loss.name]
+    parts = None
+    if loss.parts:
+        one: Any = [shape[1:]] * 2 if loss.together else shape[1:]
+        made = function_of(term, "_parts")(one, one, samples=SAMPLES, **term.arguments(loss.making))
+        parts = made.to(device)
+        leaves += [each for each in parts.parameters() if each.requires_grad]
+        given = (parts, samples, targets)
+
+        def ours() -> Tensor:
+            return function(**made(student, teacher, samples=samples, targets=targets), **options)  # type: ignore[no-any-return]
+    else:
+        given = (targets,) if loss.targets else ()
+        named = {"targets": targets} if loss.targets else {}
+
+        def ours() -> Tensor:
+            return function(student, teacher, **named, **options)  # type: ignore[no-any-return]
+
+    fits = needed(loss.name, shape) <= most * 1e9
+    return Case(
+        loss.name, shape, ours, (lambda: plain(student, teacher, *given)) if fits else None, leaves, parts,
+        exact=loss.name != "crd",
+    )  # fmt: skip
+
+
+def cases(batches: Sequence[int], names: Sequence[str], device: torch.device, most: float) -> Iterator[Case]:
+    known = {loss.name: loss for loss in losses().values()}
+    for name, loss in known.items():
+        if names and name not in names:
+            continue
+        shapes: list[tuple[int, ...]] = [(CLASSES,)] if loss.on == "answers" else [(CHANNELS, SIDE, SIDE)]
+        if loss.default_layer == "embedding" and not loss.parts:
+            shapes.append((CHANNELS,))
+        for shape in shapes:
+            for batch in batches:
+                yield case(loss, (batch, *shape), device, most)
+
+
+def step(of: Step, leaves: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return a loss and its gradient."""
+    value = of()
+    return value, torch.autograd.grad(value, leaves)
+
+
+def agree(one: Case) -> str | None:
+    """Return how the two sides differ, if they do."""
+    assert one.plain is not None
+    if one.parts is not None and not one.exact:
+        one.parts.eval()  # a memory stays as it is
+    (value, gradient), (other, others) = step(one.ours, one.leaves), step(one.plain, one.leaves)
+    if one.parts is not None:
+        one.parts.train()
+    allowed = 2e-3 if one.exact else 0.05
+    if not abs(value.item() - other.item()) <= allowed * abs(other.item()) + 1e-6:
+        return f"the value is {value.item():.6g} and by the plain formula {other.item():.6g}"
+    if not one.exact:
+        return None
+    for own, wanted in zip(gradient, others, strict=True):
+        difference = float((own - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
+        if not difference <= 5e-3:
+            return f"the gradients differ by {difference:.1e} of the largest element"
+    return None
+
+
+def peak(of: Step, leaves: Sequence[Tensor]) -> int:
+    """Return the most bytes that a step has allocated at a time."""
+    if leaves[0].device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step(of, leaves)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+        step(of, leaves)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"]
+    held = np.cumsum([change for _, change in sorted(changes, key=lambda entry: entry[0])])
+    return int(held.max(initial=0))
+
+
+def turn(of: Step, leaves: Sequence[Tensor], calls: int) -> float:
+    """Return the seconds of a step."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        step(of, leaves)
+    if leaves[0].device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls
+
+
+def measure(one: Case, seconds: float) -> Row:
+    """Let both sides take turns."""
+    sides = [one.ours] if one.plain is None else [one.ours, one.plain]
+    memory = [peak(side, one.leaves) for side in sides]
+    calls = [max(1, math.ceil(TURN / turn(side, one.leaves, 1))) for side in sides]
+    found: list[list[float]] = []
+    random = np.random.default_rng(0)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(found) < LEAST_ROUNDS:
+        times = [0.0] * len(sides)
+        for index in random.permutation(len(sides)).tolist():
+            times[index] = turn(sides[index], one.leaves, calls[index])
+        found.append(times)
+    taken = np.array(found)
+    ours = float(np.median(taken[:, 0]))
+    if one.plain is None:
+        return Row(one.name, one.shape, ours, None, None, None, len(found), memory[0], None)
+    ratio = paired_medians([[taken[:, 0] / taken[:, 1]]])[0]
+    plain = float(np.median(taken[:, 1]))
+    return Row(one.name, one.shape, ours, plain, ratio.value, ratio.ci, len(found), memory[0], memory[1])
+
+
+def line(row: Row) -> str:
+    what = "x".join(map(str, row.shape))
+    text = f"{row.loss:<17}{what:<15}{row.ours_s * 1e3:>10.3f}"
+    if row.plain_s is None or row.ci is None or row.plain_bytes is None:
+        gigabytes = needed(row.loss, row.shape) / 1e9
+        return f"{text}{'-':>10}{'':>24}{row.ours_bytes / 1e6:>10.1f}   (plain: about {gigabytes:.0f} GB)"
+    interval = f"{row.ci[0]:.2f} - {row.ci[1]:.2f}"
+    return (
+        f"{text}{row.plain_s * 1e3:>10.3f}{row.ratio:>8.2f}{interval:>16}{row.ours_bytes / 1e6:>10.1f}"
+        f"{row.plain_bytes / 1e6:>10.1f}{row.ours_bytes / max(1, row.plain_bytes):>8.2f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--losses", nargs="+", default=[], help="only these")
+    parser.add_argument("--batches", nargs="+", type=int, default=[64, 256])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
+    parser.add_argument("--seconds", type=float, default=0.6, help="measured time of each line, both sides")
+    parser.add_argument("--gigabytes", type=float, default=8.0, help="most memory that a plain formula may take")
+    parser.add_argument("--json", type=Path, help="write the table to this file too")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    state, device = environment.snapshot(), torch.device(chosen.device)
+    print(
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {state['cpu']}, {platform.platform()}, load {state['load_average']}, "
+        f"torch {torch.__version__}, {chosen.device}, {chosen.threads} threads"
+    )
+    print(f"{'forward + backward':<32}{'ours ms':>10}{'plain ms':>10}{'ratio':>8}{'95 % interval':>16}", end="")
+    print(f"{'ours MB':>10}{'plain MB':>10}{'ratio':>8}")
+    rows, wrong = [], []
+    for one in cases(chosen.batches, chosen.losses, device, chosen.gigabytes):
+        difference = agree(one) if one.plain is not None else None
+        if difference is not None:
+            wrong.append(f"{one.name} on {one.shape}: {difference}")
+        rows.append(measure(one, chosen.seconds))
+        print(line(rows[-1]), flush=True)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if wrong:
+        sys.exit("\n".join(["", *wrong]))
+
+
+if __name__ == "__main__":
+    main()
