@@ -43,14 +43,15 @@ from edgekd.data import Data, Split
 from edgekd.distill.distill import objective
 from edgekd.distill.teachers import Source, frozen
 from edgekd.models import mlp, parameters, resnet
-from edgekd.options import Training
+from edgekd.options import Network
 from edgekd.report.statistics import Estimate, paired_medians
 from edgekd.stage import silent
 from edgekd.stages.distill import Options
 from edgekd.training import loop
-from edgekd.training.engine import accelerate, lay_out, mixed
+from edgekd.training.engine import accelerate, lay_out, mixed, place
 from edgekd.training.evaluation import BATCH as SCORED
 from edgekd.training.feeding import ORDER, Feed, Shown
+from edgekd.training.objective import Objective
 from edgekd.training.schedule import learning_rate
 
 BATCH, CLASSES, SEED = 128, 10, 0
@@ -90,7 +91,7 @@ class Setting:
     """
 
     data: Data
-    training: Training
+    training: Network
     accelerator: Accelerator
     student: nn.Module
     teacher: nn.Module
@@ -99,7 +100,13 @@ class Setting:
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device
+        """Where the networks are trained."""
+        return torch.device(self.accelerator.device)
+
+    @property
+    def epochs(self) -> int:
+        """Of the training."""
+        return self.training.epochs or 0
 
 
 def images(count: int, seed: int) -> Split:
@@ -112,14 +119,14 @@ def images(count: int, seed: int) -> Split:
 
 def prepare(pair: Pair, compute: str, threads: int, steps: int, folder: Path) -> Setting:
     data = Data("synthetic", images(TRAIN, 1), images(VALIDATION, 2), images(CLASSES, 3), tuple("0123456789"))
-    training = Training(epochs=1 + steps // (TRAIN // BATCH), batch_size=BATCH)
+    training = Network(model="of a pair", epochs=1 + steps // (TRAIN // BATCH), batch_size=BATCH)
     accelerator = accelerate(compute, "fp32")
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)
     student = pair.build(input_shape=SHAPE, classes=CLASSES, **pair.student)
     teacher = frozen(pair.build(input_shape=SHAPE, classes=CLASSES, **pair.teacher)).to(accelerator.device)
     with torch.no_grad():
-        parts = torch.from_numpy(data.train.inputs).split(1000)
+        parts = torch.split(torch.from_numpy(data.train.inputs), 1000)
         kept = torch.cat([teacher(part.to(accelerator.device)) for part in parts]).half()
     np.save(folder / "answers-0000.npy", kept.cpu().numpy())
     facts = {"views": 1, "top": None, "classes": CLASSES, "temperature": 1.0, "size_bytes": kept.nbytes}
@@ -139,7 +146,7 @@ def bare_losses(setting: Setting) -> dict[str, Loss]:
     """Return what the bare loop minimises, by kind."""
     teacher = copy.deepcopy(setting.teacher)
     layout = lay_out(teacher, torch.from_numpy(setting.data.train.inputs[:2]))
-    teacher = teacher.to(setting.device, memory_format=layout)
+    teacher = place(teacher, setting.device, layout)
 
     def labels(logits: Tensor, _: Tensor, targets: Tensor, __: Tensor) -> Tensor:
         return cross_entropy(logits, targets)
@@ -175,11 +182,11 @@ def bare_epoch(
     for step in range(steps):
         chosen = order[step * BATCH : (step + 1) * BATCH]
         batch = inputs.index_select(0, chosen).contiguous(memory_format=layout)
-        rate = learning_rate(training, epoch * steps + step, training.epochs * steps)
+        rate = learning_rate(training, epoch * steps + step, setting.epochs * steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = loss_of(model(batch), batch, targets.index_select(0, chosen), chosen)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
@@ -191,7 +198,7 @@ def bare_parts(setting: Setting) -> tuple[nn.Module, torch.optim.Optimizer, torc
     """Return a copy of the student with its optimizer and layout: what `fit` would choose."""
     model = copy.deepcopy(setting.student)
     layout = lay_out(model, torch.from_numpy(setting.data.train.inputs[:2]))
-    model = model.to(setting.device, memory_format=layout)
+    model = place(model, setting.device, layout)
     groups = [
         {"params": [each for each in model.parameters() if each.ndim > 1], "weight_decay": 1e-4},
         {"params": [each for each in model.parameters() if each.ndim <= 1], "weight_decay": 0.0},
@@ -204,12 +211,13 @@ class Bare:
 
     def __init__(self, setting: Setting, loss: Loss) -> None:
         self.model, optimizer, layout = bare_parts(setting)
-        epochs = range(setting.training.epochs or 0)
+        epochs = range(setting.epochs)
         self._running = (
             None for epoch in epochs for _ in bare_epoch(self.model, optimizer, setting, loss, layout, epoch)
         )
 
     def __call__(self, steps: int) -> None:
+        """Take so many steps."""
         for _ in islice(self._running, steps):
             pass
 
@@ -222,6 +230,7 @@ class Paused:
         self._running: Iterator[tuple[int, Iterator[Shown]]] = iter(())
 
     def steps(self, epoch: int, first: int) -> Iterator[tuple[int, Iterator[Shown]]]:
+        """Yield the next steps as the feed does."""
         if first == 0:
             self._running = self._feed.steps(epoch, 0)
         yield from islice(self._running, self.steps_left)
@@ -231,6 +240,7 @@ class NoCheckpoints:
     """What a training offers its checkpoints to."""
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Write nothing."""
         del state
 
 
@@ -248,6 +258,7 @@ class Ours:
         self._setting = replace(given, feed=self._feed, writer=NoCheckpoints())  # type: ignore[arg-type]
 
     def __call__(self, steps: int) -> None:
+        """Take so many steps."""
         state = self._state
         while steps:
             before = state.step
@@ -259,7 +270,7 @@ class Ours:
                 state.epoch, state.step = state.epoch + 1, 0
 
 
-def goal(setting: Setting, model: nn.Module, kind: str) -> nn.Module:
+def goal(setting: Setting, model: nn.Module, kind: str) -> Objective:
     """Return what a recipe's student minimises."""
     teacher = copy.deepcopy(setting.teacher)
     example = torch.from_numpy(setting.data.train.inputs[:2])
@@ -276,7 +287,7 @@ def teacher_alone(setting: Setting) -> Callable[[int], None]:
     inputs = torch.from_numpy(setting.data.train.inputs[:BATCH])
     teacher = copy.deepcopy(setting.teacher)
     layout = lay_out(teacher, inputs)
-    teacher = teacher.to(setting.device, memory_format=layout)
+    teacher = place(teacher, setting.device, layout)
     inputs = inputs.to(setting.device).contiguous(memory_format=layout)
 
     def forward(steps: int) -> None:
@@ -325,7 +336,7 @@ def bare_training(setting: Setting, loss: Loss) -> None:
     """Train with a score after each epoch, and keep the best weights."""
     model, optimizer, layout = bare_parts(setting)
     split, best, state = setting.data.validation, -1.0, None
-    for epoch in range(setting.training.epochs or 0):
+    for epoch in range(setting.epochs):
         for _ in bare_epoch(model, optimizer, setting, loss, layout, epoch):
             pass
         model.eval()
@@ -345,13 +356,13 @@ def our_training(setting: Setting, kind: str) -> None:
     model = copy.deepcopy(setting.student)
     with tempfile.TemporaryDirectory() as folder:
         loop.fit(
-            model, goal(setting, model, kind), setting.data, tasks.load("classification"), setting.training,  # type: ignore[arg-type]
+            model, goal(setting, model, kind), setting.data, tasks.load("classification"), setting.training,
             accelerator=setting.accelerator, seed=SEED, view_seed=SEED, out=Path(folder), progress=silent,
         )  # fmt: skip
 
 
 def compare_whole(setting: Setting, rounds: int) -> dict[str, Seconds]:
-    """Return the seconds per step of whole trainings from kept answers, preparation, scores and checkpoints included."""
+    """Return the seconds per step of whole trainings from kept answers, with preparation, scores and checkpoints."""
     setting = replace(setting, training=setting.training.model_copy(update={"epochs": WHOLE_EPOCHS}))
     loss = bare_losses(setting)["kept"]
     sides = {"ours": lambda: our_training(setting, "kept"), "bare": lambda: bare_training(setting, loss)}
@@ -373,6 +384,7 @@ class Claim:
 
     @property
     def missed(self) -> bool:
+        """Whether the ratio is above its limit."""
         return self.limit is not None and self.ratio.value > self.limit
 
 
@@ -430,16 +442,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         setting = prepare(pair, chosen.device, chosen.threads, steps * (chosen.rounds + 3), Path(folder))
         print(
-            f"{chosen.network} on {chosen.device}, {chosen.threads} threads: student of {parameters(setting.student):,} "
-            f"parameters, teacher of {parameters(setting.teacher):,}, batch {BATCH}; {chosen.rounds} rounds of {steps} "
-            "steps"
+            f"{chosen.network} on {chosen.device}, {chosen.threads} threads, batch {BATCH}: student of "
+            f"{parameters(setting.student):,} parameters, teacher of {parameters(setting.teacher):,}; {chosen.rounds} "
+            f"rounds of {steps} steps"
         )
         found = compare(setting, steps, chosen.rounds, Path(folder))
         whole = compare_whole(setting, chosen.whole) if chosen.whole else None
     made = claims(found, whole)
     report(found, made)
     if chosen.json is not None:
-        ratios = {claim.name: {"ratio": claim.ratio.value, "ci": claim.ratio.ci, "limit": claim.limit} for claim in made}
+        ratios = {
+            claim.name: {"ratio": claim.ratio.value, "ci": claim.ratio.ci, "limit": claim.limit} for claim in made
+        }
         times = {name: taken.tolist() for name, taken in found.items()}
         chosen.json.write_text(json.dumps({"seconds_per_step": times, "ratios": ratios}, indent=1) + "\n")
     if any(claim.missed for claim in made):

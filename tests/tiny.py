@@ -14,10 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 QUICK = {"quick": True, "processes": 1, "seconds": 0.05, "inferences": 20}
 """The shortest measurement."""
-SHORT = ["measure.quick=true", "measure.processes=1", "measure.seconds=0.05", "measure.inferences=20", "quantize.samples=64"]
+SHORT = [
+    "measure.quick=true", "measure.processes=1", "measure.seconds=0.05", "measure.inferences=20", "quantize.samples=64",
+]  # fmt: skip
 """What `--set` makes of any shipped recipe for a short measurement."""
 TINY = [
-    *SHORT, "prune.epochs=1", "name=tiny", "gates={}", "data.train_samples=400", "data.validation=0.25", "data.test_samples=120",
+    *SHORT, "prune.epochs=1", "name=tiny", "gates={}",
+    "data.train_samples=400", "data.validation=0.25", "data.test_samples=120",
     "teacher.width=16", "teacher.blocks=[1, 1]", "teacher.epochs=3", "teacher.batch_size=32",
     "student.width=16", "student.blocks=[1]", "student.epochs=2", "student.batch_size=32", "prune.ratio=0.5",
 ]  # fmt: skip

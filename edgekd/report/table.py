@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from edgekd.report import roles, units
-from edgekd.report.plain import clean, to_ascii
-
-NAME_WIDTH = 24  # longer names fold
+from edgekd.report.columns import Column, Line, fitted
+from edgekd.report.plain import clean
 
 Variant = Mapping[str, Any]
-Cell = Callable[[Variant], str | None]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its two header lines, the two lines of a cell, and how early it gives way in a narrow terminal."""
-
-    head: str
-    under: str
-    value: Cell
-    detail: Cell
-    gives_way: int = 0
 
 
 def _span(ci: Sequence[float] | None, scale: float = 1, decimals: int = 2) -> str | None:
@@ -99,35 +84,14 @@ def variants_table(
     where the console is too narrow for all.
     """
     shown = [column for column in COLUMNS if any(column.value(variant) for variant in device["variants"].values())]
-    leaving = sorted((column for column in shown if column.gives_way), key=lambda column: -column.gives_way)
-    while True:
-        for gap in (1, 0):
-            table = _table(report, device, shown, gap, ascii_only=ascii_only)
-            if console.measure(table).maximum <= console.width - indent:
-                return table
-        if not leaving:
-            return table
-        shown.remove(leaving.pop(0))
+    lines = [_line(report, device, name) for name in device["variants"]]
+    return fitted("variant", shown, lines, console, ascii_only=ascii_only, indent=indent)
 
 
-def _table(
-    report: Mapping[str, Any], device: Mapping[str, Any], columns: Sequence[Column], gap: int, *, ascii_only: bool
-) -> Table:
-    lines = box.ASCII2 if ascii_only else box.SIMPLE_HEAD
-    table = Table(box=lines, show_edge=False, pad_edge=False, padding=(0, 0, 0, gap), header_style="")
-    table.add_column(Text("variant", "bold"), overflow="fold", max_width=NAME_WIDTH)
-    for column in columns:
-        head = Text.assemble((column.head, "bold"), (f"\n{column.under}", "dim"))
-        table.add_column(head, justify="right", no_wrap=True)
-    for name, variant in device["variants"].items():
-        style = "bold green" if name == device["verdict"]["recommended"] else ""
-        cells = [
-            Text.assemble((column.value(variant) or units.ABSENT, style), (f"\n{column.detail(variant) or ''}", "dim"))
-            for column in columns
-        ]
-        name_cell = Text.assemble((clean(name), style), (f"\n{_role(report, device, name)}", style or "dim"))
-        table.add_row(*(to_ascii(cell) if ascii_only else cell for cell in (name_cell, *cells)))
-    return table
+def _line(report: Mapping[str, Any], device: Mapping[str, Any], name: str) -> Line:
+    style = "bold green" if name == device["verdict"]["recommended"] else ""
+    shown = Text.assemble((clean(name), style), (f"\n{_role(report, device, name)}", style or "dim"))
+    return Line(shown, lambda _: style, device["variants"][name])
 
 
 def _role(report: Mapping[str, Any], device: Mapping[str, Any], name: str) -> str:

@@ -5,42 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from edgekd.report import units
+from edgekd.report.columns import Column, Line, Row, fitted
 from edgekd.report.plain import clean, to_ascii
 from edgekd.report.study.wording import STATUS, confidence, grounds, how, networks, pp, signed
 from edgekd.report.terminal import MARKS, STYLES
 
-NAME_WIDTH = 24  # longer names fold
 _INDENT = 2
 _CSV_COLUMNS = (
     *("method", "verdict", "why", "seeds", "mean", "std", "difference_pp", "ci_low_pp", "ci_high_pp"),
     *("verdict_ci_low_pp", "verdict_ci_high_pp", "wins", "ties", "losses", "seconds", "changes"),
 )
 
-Row = Mapping[str, Any]
 Results = Mapping[str, Any]
-Cell = Callable[[Row], str | None]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its two header lines, the two lines of a cell, and how early it gives way in a narrow terminal."""
-
-    head: str
-    under: str
-    value: Cell
-    detail: Cell
-    gives_way: int = 0
 
 
 def csv_text(results: Results) -> str:
@@ -81,7 +65,9 @@ def render(results: Results, console: Console) -> None:
 
     show(Text(results["headline"], "bold"))
     console.print()
-    console.print(Padding(_fitted(results, console, ascii_only), (0, 0, 0, _INDENT), expand=False), highlight=False)
+    lines = map(_line, (results["baseline"], *results["methods"]))
+    table = fitted("method", _columns(results), lines, console, ascii_only=ascii_only, indent=_INDENT)
+    console.print(Padding(table, (0, 0, 0, _INDENT), expand=False), highlight=False)
     console.print()
     for verdict, why, names in grounds(results):
         show(Text.assemble((_verdict(verdict), STYLES[STATUS[verdict]]), f" {', '.join(names)}: {why}"), _INDENT)
@@ -131,36 +117,6 @@ def _span(ci: tuple[float, float] | None) -> str | None:
     return None if ci is None else f"{pp(ci[0])}..{pp(ci[1])}"
 
 
-def _fitted(results: Results, console: Console, ascii_only: bool) -> Table:
-    """The table, fitted to the console: where it is too narrow, the least telling columns are left out."""
-    shown = list(_columns(results))
-    leaving = sorted((column for column in shown if column.gives_way), key=lambda column: -column.gives_way)
-    while True:
-        for gap in (1, 0):
-            table = _table(results, shown, gap, ascii_only=ascii_only)
-            if console.measure(table).maximum <= console.width - _INDENT:
-                return table
-        if not leaving:
-            return table
-        shown.remove(leaving.pop(0))
-
-
-def _table(results: Results, columns: list[Column], gap: int, *, ascii_only: bool) -> Table:
-    lines = box.ASCII2 if ascii_only else box.SIMPLE_HEAD
-    table = Table(box=lines, show_edge=False, pad_edge=False, padding=(0, 0, 0, gap), header_style="")
-    table.add_column(Text("method", "bold"), overflow="fold", max_width=NAME_WIDTH)
-    for column in columns:
-        head = Text.assemble((column.head, "bold"), (f"\n{column.under}", "dim"))
-        table.add_column(to_ascii(head) if ascii_only else head, justify="right", no_wrap=True)
-    for row in (results["baseline"], *results["methods"]):
-        style = STYLES[STATUS[row["verdict"]]] if "verdict" in row else "bold"
-        cells = [
-            Text.assemble(
-                (column.value(row) or units.ABSENT, style if index == 0 else ""),
-                (f"\n{column.detail(row) or ''}", "dim"),
-            )
-            for index, column in enumerate(columns)
-        ]
-        name = Text.assemble((clean(row["name"]), "bold"), "\n")
-        table.add_row(*(to_ascii(cell) if ascii_only else cell for cell in (name, *cells)))
-    return table
+def _line(row: Row) -> Line:
+    style = STYLES[STATUS[row["verdict"]]] if "verdict" in row else "bold"
+    return Line(Text.assemble((clean(row["name"]), "bold"), "\n"), lambda index: "" if index else style, row)
