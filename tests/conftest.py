@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from installing import pip
 from tiny import ROOT, Chain, Outcome, tiny
 
 from edgekd import Recipe, cli, run
@@ -46,17 +45,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip("wheel", "--no-deps", "--wheel-dir", folder, ROOT)
     (built,) = folder.glob("*.whl")
     return built
-
-
-def pip(*arguments: str | Path, python: Path | str = sys.executable) -> None:
-    """Run pip with the constraints, for what it builds too; skip where it finds no package index."""
-    command = [python, "-m", "pip", "--disable-pip-version-check", *arguments]
-    environment = {**os.environ, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    offline = ("Could not find a version", "No matching distribution", "NewConnectionError", "NameResolutionError")
-    if done.returncode and any(sign in done.stderr for sign in offline):
-        pytest.skip(f"pip reaches no package index: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

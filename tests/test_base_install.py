@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import pip
+from installing import pip
 from tiny import QUICK
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
