@@ -400,6 +400,8 @@ def claims(found: Mapping[str, Seconds], whole: Mapping[str, Seconds] | None) ->
     for side, limit in (("ours", LIVE_LIMIT), ("bare", None)):
         of = ratio(found[f"{side}, live"], found["teacher"] + found[f"{side}, labels"])
         made.append(Claim(f"live teacher / (teacher + labels alone), {side}", of, limit))
+        of = ratio(found[f"{side}, live"], found["teacher"] + found[f"{side}, kept"])
+        made.append(Claim(f"live teacher / (teacher + kept answers), {side}", of, None))
     for kind in ("labels", "kept", "live"):
         of = ratio(found[f"ours, {kind}"], found[f"bare, {kind}"])
         made.append(Claim(f"our loop / bare loop, {kind}", of, LOOP_LIMIT))

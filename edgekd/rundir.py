@@ -39,8 +39,11 @@ def plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.-") or "unnamed"
 
 
-def check_target(target: Path) -> None:
-    """Refuse a folder that holds something other than an earlier run, or that cannot be written.
+def check_target(target: Path, mark: str = RUN_FILE) -> None:
+    """Refuse a folder that holds something other than an earlier result of the same kind, or that cannot be written.
+
+    Args:
+        mark: the file by which such a result is known.
 
     Raises:
         UsageError: with the reason.
@@ -50,8 +53,9 @@ def check_target(target: Path) -> None:
         parent = parent.parent
     if not parent.is_dir():
         raise UsageError(f"--out {target}: {parent} is a file; name a folder")
-    if target.is_dir() and any(target.iterdir()) and not (target / RUN_FILE).is_file():
-        raise UsageError(f"--out {target} is not empty and is no earlier run; name another folder")
+    if target.is_dir() and any(target.iterdir()) and not (target / mark).is_file():
+        kind = "run" if mark == RUN_FILE else mark.partition(".")[0]
+        raise UsageError(f"--out {target} is not empty and is no earlier {kind}; name another folder")
     beside = parent.parent if parent == target.absolute() else parent  # where the new folder will be made
     try:  # permissions do not tell: the file system may be read-only, and root may do everything
         with tempfile.TemporaryDirectory(prefix=".write-", dir=beside):

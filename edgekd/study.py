@@ -32,6 +32,8 @@ SCHEMA = 1
 BASELINE = "baseline"
 LOSSES = "distill.losses"
 VARIED = ("distill", "targets", "teacher", "teachers", "assistants", "choose")
+_JOINED = re.compile(r"\s*\+\s*(?=[a-z{])")
+"""Between two losses; the sign of an exponent stands before a digit."""
 SCORING = Stage(work="edgekd.training.scoring:score", consumes=("model",), packages=("torch",), seeded=False)
 
 
@@ -93,7 +95,7 @@ def _axis(text: str) -> list[tuple[str, tuple[str, ...]]]:
         )
     if key == LOSSES:
         short = (f"{key.partition('.')[0]}.temperature=null", "distill.alpha=null")
-        return [(value, (f"{key}=[{value.replace('+', ', ')}]", *short)) for value in found]
+        return [(value, (f"{key}=[{_JOINED.sub(', ', value)}]", *short)) for value in found]
     return [(f"{key.rpartition('.')[2]} {value}", (f"{key}={value}",)) for value in found]
 
 
@@ -132,7 +134,7 @@ def run(
     if base.options("distill") is None:
         raise UsageError(f"{recipe}: distill is switched off: there is nothing to study")
     if out is not None:
-        rundir.check_target(out)
+        rundir.check_target(out, STUDY_FILE)
     for each in plans.values():
         checks.check(each, {}, data_dir)
     shop = pipeline.open_workshop(base, store=store, data_dir=data_dir, show=show or Show())

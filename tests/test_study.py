@@ -109,8 +109,23 @@ def test_the_command_prints_a_table_or_json(finished, edgekd, monkeypatch):
     outcome = edgekd("study", "digits", "--seeds", "2", "--vary", VARY[0], "--out", "again", *more)
     assert outcome.code == 0
     assert "INCONCLUSIVE" in outcome.out or "BEATS" in outcome.out or "DOES NOT BEAT" in outcome.out
-    told = json.loads(edgekd("study", "digits", "--seeds", "2", "--vary", VARY[0], "--json", *more).out)
+    told = json.loads(
+        edgekd("study", "digits", "--seeds", "2", "--vary", VARY[0], "--json", "--out", "again", *more).out
+    )
     assert {row["name"] for row in told["methods"]} == {"kd", "dkd+hint"}
+
+
+def test_a_training_that_fails_is_a_row_and_the_others_are_compared(finished, tmp_path):
+    """A loss so large that nothing is finite, for one method alone."""
+    _, store = finished
+    vary = ["distill.losses=kd,{hint: {weight: 1.0e+39}}"]
+    done = study.run("digits", seeds=2, vary=vary, overrides=BRIEF, out=tmp_path / "partly", store=store)
+    assert done.failed == 2
+    rows = json.loads((done.path / "study.json").read_text())["trials"]
+    assert [row["status"] for row in rows] == ["done", "done", "failed"] * 2
+    assert "the term hint became" in rows[2]["error"]
+    methods = {row["name"]: row for row in done.results["methods"]}
+    assert methods["kd"]["difference_pp"] is not None
 
 
 @pytest.mark.parametrize(

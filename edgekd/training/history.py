@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -62,4 +63,8 @@ def facts(state: State) -> dict[str, Any]:
 
 
 def _rounded(values: list[float | None]) -> list[float | None]:
-    return [value if value is None or isinstance(value, int) else float(f"{value:.6g}") for value in values]
+    """Return six digits of each number; a norm that overflowed is no number, and is None."""
+    return [
+        value if value is None or isinstance(value, int) else (float(f"{value:.6g}") if math.isfinite(value) else None)
+        for value in values
+    ]
