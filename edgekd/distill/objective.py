@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,9 +128,13 @@ class Distillation(Objective):
     ) -> None:
         super().__init__()
         self._options = options
-        self._labels = Labels(task, label_smoothing=label_smoothing) if options.labels_weight() else None
+        self._labels_weight = options.labels_weight()
+        self._labels = Labels(task, label_smoothing=label_smoothing) if self._labels_weight else None
         self._teachers = tuple(teachers)
         self._terms = dict(zip(unique([term.loss.name for term in options.terms()]), options.terms(), strict=True))
+        self._calls = {
+            name: partial(function_of(term), **term.arguments(term.loss.own)) for name, term in self._terms.items()
+        }
         self._taps = Taps(model, [pair.student for each in lessons for one in each for pair in one.pairs], "student")
         own, *others = shapes
         self.features = nn.ModuleDict(
@@ -146,32 +151,32 @@ class Distillation(Objective):
         """Return the weighted terms: "labels", and each loss by its name."""
         found = {}
         if self._labels is not None:
-            found[LABELS] = self._options.labels_weight() * self._labels(outputs, batch)[LABELS]
+            found[LABELS] = _weighted(self._labels_weight, self._labels(outputs, batch)[LABELS])
         if not self._terms:
             return found
         student, seen = self._taps.take(), [teacher(batch) for teacher in self._teachers]
-        answers = torch.stack([one.answers for one in seen])
+        answers = torch.stack([one.answers for one in seen]) if len(seen) > 1 else seen[0].answers[None]
         for name, term in self._terms.items():
             value = (
-                self._on_answers(term, outputs, answers, batch)
+                self._on_answers(name, outputs, answers, batch)
                 if term.loss.on == "answers"
                 else self._on_features(name, student, seen, answers, outputs, batch)
             )
-            found[name] = term.weighting.at(batch.progress) * value
+            found[name] = _weighted(term.weighting.at(batch.progress), value)
         return found
 
     def close(self) -> None:
         """Take the taps off the student."""
         self._taps.close()
 
-    def _on_answers(self, term: Term, outputs: Tensor, answers: Tensor, batch: Batch) -> Tensor:
+    def _on_answers(self, name: str, outputs: Tensor, answers: Tensor, batch: Batch) -> Tensor:
         """Return a loss between the student's answers and those of all teachers as one."""
-        temperature = float(getattr(term.weighting, "temperature", 1.0))
-        teacher = answers[0]
+        term, teacher = self._terms[name], answers[0]
         if len(answers) > 1:
+            temperature = float(getattr(term.weighting, "temperature", 1.0))
             teacher = fusion.fused(answers, self._weights(answers, outputs, batch, temperature), temperature)
         more = {"targets": batch.targets} if term.loss.targets else {}
-        value: Tensor = function_of(term)(outputs, teacher, **more, **term.arguments(term.loss.own))
+        value: Tensor = self._calls[name](outputs, teacher, **more)
         return value
 
     def _on_features(
@@ -207,6 +212,10 @@ class Distillation(Objective):
                 return fusion.gradient(answers, outputs, temperature)
             case _:
                 return fusion.mean(answers)
+
+
+def _weighted(weight: float, value: Tensor) -> Tensor:
+    return value if weight == 1 else weight * value
 
 
 def _wrong(answers: Tensor, batch: Batch) -> Tensor:

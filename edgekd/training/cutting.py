@@ -35,11 +35,15 @@ class Cut:
         """Of an epoch."""
         return self.samples // self.batch
 
-    def chosen(self, order: NDArray[np.int64], step: int) -> list[NDArray[np.int64]]:
-        """Return the samples of each of this process's parts of a step."""
+    def bounds(self, step: int) -> list[tuple[int, int]]:
+        """Return where each of this process's parts of a step begins and ends in an epoch's order."""
         begin = step * self.batch + self.rank * self.own
         ends = [begin + self.own * part // self.parts for part in range(self.parts + 1)]
-        return [order[start:end] for start, end in pairwise(ends)]
+        return list(pairwise(ends))
+
+    def chosen(self, order: NDArray[np.int64], step: int) -> list[NDArray[np.int64]]:
+        """Return the samples of each of this process's parts of a step."""
+        return [order[begin:end] for begin, end in self.bounds(step)]
 
 
 def divide(samples: int, options: Training) -> Cut:

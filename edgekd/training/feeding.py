@@ -40,7 +40,7 @@ class Source(Protocol):
         """Let go of what reading holds."""
 
 
-@dataclass(frozen=True)
+@dataclass  # made in each step: a frozen one takes several times as long
 class Shown:
     """A part of a step.
 
@@ -131,11 +131,12 @@ class Resident:
 
     def parts(self, order: NDArray[np.int64], cut: Cut, first: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield samples, inputs and targets, part by part."""
+        samples = torch.from_numpy(order)
+        there = samples.to(self._inputs.device)
         for step in range(first, cut.steps):
-            for chosen in cut.chosen(order, step):
-                samples = torch.from_numpy(chosen)
-                here = samples.to(self._inputs.device)
-                yield samples, self._inputs.index_select(0, here), self._targets.index_select(0, here)
+            for begin, end in cut.bounds(step):
+                here = there[begin:end]
+                yield samples[begin:end], self._inputs.index_select(0, here), self._targets.index_select(0, here)
 
     def close(self) -> None:
         """Nothing is held."""

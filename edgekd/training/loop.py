@@ -25,7 +25,7 @@ from edgekd.stage import Progress
 from edgekd.tasks import Task
 from edgekd.training import checkpoint, compiling, ranks, sharding
 from edgekd.training.ema import Average
-from edgekd.training.engine import lay_out, place, precision_of
+from edgekd.training.engine import foreign, lay_out, place, precision_of
 from edgekd.training.evaluation import evaluate
 from edgekd.training.feeding import Feed, samples_of
 from edgekd.training.history import Curves, State, exhausted, facts
@@ -149,7 +149,15 @@ def _prepare(
         accelerator=accelerator,
         options=options,
         trainer=Trainer(
-            accelerator, bare, step, optimizer, feed.cut.parts, options.gradient_clip, sharded, options.compile
+            accelerator,
+            bare,
+            step,
+            optimizer,
+            feed.cut.parts,
+            options.gradient_clip,
+            sharded,
+            options.compile,
+            foreign(model),
         ),
         feed=feed,
         ledger=Ledger(options, device),

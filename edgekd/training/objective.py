@@ -23,7 +23,7 @@ class Mixing:
     share: float
 
 
-@dataclass(frozen=True)
+@dataclass  # made in each step: a frozen one takes several times as long
 class Batch:
     """What the network was shown.
 

@@ -77,6 +77,7 @@ class Trainer:
         parts: of each batch.
         sharded: whether each process holds a part of the weights.
         compiled: whether the network is compiled.
+        foreign: whether it may draw from generators that are not torch's.
     """
 
     accelerator: Accelerator
@@ -87,6 +88,7 @@ class Trainer:
     clip: float | None
     sharded: bool
     compiled: bool
+    foreign: bool
 
     def gradient(self, shown: Iterator[Shown], norms: dict[str, float] | None) -> list[tuple[float, dict[str, Tensor]]]:
         """Compute the gradient of a batch, part by part.
@@ -121,7 +123,7 @@ class Trainer:
 
     def _part(self, part: Shown, last: bool, norms: dict[str, float] | None) -> dict[str, Tensor]:
         """Add the gradient of a part of a batch, and return its terms."""
-        seed_everything(part.seed, part.batch.inputs.device)
+        seed_everything(part.seed, part.batch.inputs.device, others=self.foreign)
         try:
             terms: dict[str, Tensor] = self.step(part.batch)
             _check(terms)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import mse_loss, softplus
 
 from edgekd.distill.adapters import resize
 from edgekd.distill.losses.precision import dimensions, inner, positive, precise, reduce, same_batch, same_shape, unit
@@ -46,6 +46,8 @@ def hint(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> 
         reduction: "none" gives (B,), "mean" a scalar.
     """
     student, teacher = _rows(student, teacher, "hint")
+    if reduction == "mean":
+        return mse_loss(student, teacher)
     return reduce((student - teacher).square().mean(1), reduction)
 
 
@@ -270,6 +272,8 @@ def _maps(student: Tensor, teacher: Tensor, name: str) -> tuple[Tensor, ...]:
 
 def _attention(maps: Tensor, power: float) -> Tensor:
     """Return where maps (B, C, H, W) are strong, (B, HW), each of length 1."""
+    if power == 2:  # the usual case, for which no sign has to be taken away
+        return unit(maps.square().mean(1).flatten(1))
     strength = maps.abs()
     zero = strength == 0  # where the slope of a power below 1 is infinite
     powers = strength.pow(power) if power >= 1 else strength.masked_fill(zero, 1).pow(power).masked_fill(zero, 0)
