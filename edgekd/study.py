@@ -75,7 +75,7 @@ def methods(vary: Sequence[str]) -> list[Method]:
     """
     axes = [_axis(text) for text in vary]
     if not axes:
-        return [Method("recipe", ())]
+        return [Method("distilled", ())]
     return [
         Method(", ".join(name for name, _ in chosen), tuple(change for _, changes in chosen for change in changes))
         for chosen in product(*axes)

@@ -22,7 +22,7 @@ def names(*vary: str) -> list[str]:
 
 
 def test_methods_are_all_combinations_of_what_is_varied():
-    assert names() == ["recipe"]
+    assert names() == ["distilled"]
     assert names("distill.losses=kd,dkd+hint") == ["kd", "dkd+hint"]
     assert names("distill.alpha=0.5,0.9", "distill.temperature=2,4") == [
         "alpha 0.5, temperature 2", "alpha 0.5, temperature 4", "alpha 0.9, temperature 2", "alpha 0.9, temperature 4",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import pkgutil
 import re
@@ -31,8 +32,9 @@ class Plugin:
     Args:
         name: "package.module:function".
         path: the module's file.
-        source_digest: sha256 (hex) over that file and the files of the same project that it imports, directly or not.
-            It cannot see files that are read, or modules that are imported by a computed name.
+        source_digest: sha256 (hex) over that file and the files of the same project that it imports, directly or not;
+            of an installed package over that file and the list of what was installed. It cannot see files that are
+            read, or modules that are imported by a computed name.
         parameters: the keyword arguments; those without a default are required.
         accepts_any: there may be more arguments than `parameters`.
     """
@@ -188,6 +190,9 @@ def _source_digest(module: str, path: Path) -> str:
     top = module.partition(".")[0]
     if top == "edgekd":  # what ships is known by the version of the stages that use it
         return hashlib.sha256(path.read_bytes()).hexdigest()
+    record = _record(top) if is_installed(path) else None
+    if record is not None:  # to follow the imports of a large package takes a minute
+        return hashlib.sha256(path.read_bytes() + record.encode()).hexdigest()
     depth = module.count(".") + (path.name == "__init__.py")
     root = path.parents[depth]
     only = top if is_installed(path) else None
@@ -203,6 +208,14 @@ def _source_digest(module: str, path: Path) -> str:
         waiting += [name.rpartition(".")[0]] if "." in name else []  # a package's __init__ runs too
         waiting += _imported(content, name, file)
     return hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
+
+
+def _record(package: str) -> str | None:
+    """Return the list of files, with their digests, that was installed with a package; None where there is none."""
+    try:
+        return importlib.metadata.distribution(package).read_text("RECORD")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _imported(content: bytes, module: str, file: Path) -> set[str]:
