@@ -19,6 +19,8 @@ from .small import convnet, images, labels, train
 
 OPTIONS = Training(epochs=2, batch_size=16, workers=2, augment=Augment(crop=1))
 
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
+
 
 class Lazy:
     """Inputs in a file, read when they are indexed, in an order of their own."""
