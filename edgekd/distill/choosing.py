@@ -71,6 +71,7 @@ def _trial(candidate: Source, epochs: int, student: Network, data: Data, inputs:
 
 def _evidence(candidate: Source, source: Artifact, data: Data) -> Mapping[str, Any]:
     """Return what is often thought to make a good teacher, beside what the trials say."""
+    assert candidate.model is not None  # no candidate's answers are kept
     model = frozen(candidate.model)
     inputs, targets = data.validation.inputs, data.validation.targets
     with torch.no_grad():

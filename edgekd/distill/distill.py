@@ -119,4 +119,5 @@ def _looked_into(teacher: Source) -> list[Layer]:
             f"distill.losses: the {teacher.role} is an ONNX file, of which only the answers are known: it has no "
             "features"
         )
+    assert teacher.model is not None  # answers are kept only where no loss looks into the teacher
     return layers(teacher.model, teacher.example)

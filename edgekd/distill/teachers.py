@@ -87,13 +87,13 @@ class Source:
     """Where a teacher comes from.
 
     Args:
-        model: on the CPU.
+        model: on the CPU; None where its answers are kept, which is where nothing else of it is asked for.
         example: two samples as it takes them.
-        kept: its answers, where they are kept.
+        kept: its answers.
     """
 
     name: str
-    model: nn.Module
+    model: nn.Module | None
     example: Tensor
     kept: Artifact | None = None
 
@@ -114,13 +114,14 @@ def sources(artifacts: Mapping[str, Artifact]) -> list[Source]:
         kind, _, own = role.partition("/")
         if kind == "teacher":
             kept = artifacts.get(f"targets/{own}" if own else "targets")
-            example = models.example(blackbox.input_shape(source))
-            found.append(Source(own or ONLY, blackbox.load(source), example, kept))
+            model = blackbox.load(source) if kept is None else None
+            found.append(Source(own or ONLY, model, models.example(blackbox.input_shape(source)), kept))
     return found
 
 
 def opened(source: Source, layers: Sequence[str], accelerator: Accelerator) -> Teacher:
-    """Return a teacher to be asked: what is kept of it is read instead of running it, unless layers are wanted."""
-    if source.kept is not None and not layers:
+    """Return a teacher to be asked: what is kept of it is read instead of running it."""
+    if source.kept is not None:
         return Kept(source.name, source.kept, accelerator.device)
+    assert source.model is not None
     return Live(source.name, source.model, source.example, layers, accelerator)
