@@ -11,6 +11,7 @@ from rich.console import Console
 
 from edgekd import pipeline
 from edgekd.cli.display import showing
+from edgekd.plan import computing
 from edgekd.recipe import DEFAULT, Recipe
 from edgekd.report import terminal
 
@@ -45,7 +46,8 @@ def command(
     console = Console(stderr=as_json)
     if only_plan:
         return _plan(loaded, devices, out, data_dir, as_json, console)
-    with showing(console) as show:
+    follower = computing(loaded.compute).rank > 0  # what it does, the first process tells
+    with showing(console, quiet=follower) as show:
         result = pipeline.run(
             loaded, devices, out=out, data_dir=data_dir, accelerate_config=accelerate_config, show=show
         )
