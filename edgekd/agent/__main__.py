@@ -1,8 +1,7 @@
-"""`python -m edgekd.agent`: `run JOBDIR OUTDIR` measures a job, `probe` tells what this device is.
+"""`python -m edgekd.agent`, or `python3 agent.pyz`: the agent's command line.
 
-`run` writes one JSON object per line to standard output: {"event": "progress", "phase", "done", "total", "detail"},
-and last {"event": "done"} (exit code 0) or {"event": "error", "message"} (exit code 1; 130 when interrupted). Only
-this process writes there; what runtimes print ends in the children's logs.
+`run` talks to a host, as `events` says. The other commands talk to people: what was asked for on standard output,
+"error: ..." on standard error and exit code 1 where it cannot be had, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -12,51 +11,82 @@ import json
 import os
 import signal
 import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, List, NoReturn, Optional
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
 
-from edgekd.agent import PROTOCOL, __version__, backends, environment, meters
-from edgekd.agent.child import main as run_task
+from edgekd.agent import PROTOCOL, __version__, backends, child, environment, events, meters
 from edgekd.agent.errors import AgentError
 from edgekd.agent.measuring import measure
+
+Command = Tuple[str, Callable[[ArgumentParser], None], Callable[[Namespace], int]]
+
+
+def _run_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("job", type=Path, help="directory with job.json")
+    parser.add_argument("out", type=Path, help="directory for the measurement; absent or empty")
+
+
+def _run(chosen: Namespace) -> int:
+    return events.reported(lambda: measure(chosen.job, chosen.out, events.progress))
+
+
+def _probe_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def _probe(chosen: Namespace) -> int:
+    del chosen
+    print(json.dumps(probe(), indent=1))
+    return 0
+
+
+# Name: (what --help says, what adds its arguments, what does it and returns the exit code).
+COMMANDS: Dict[str, Command] = {
+    "run": ("measure a job directory", _run_arguments, _run),
+    "probe": ("tell what this device is and what can be measured on it", _probe_arguments, _probe),
+}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run a command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgekd.agent", description="Measures models on this device.")
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["child"]:  # not for people: the task file, and the descriptor for its events
+        return child.main(given[1], int(given[2]))
+    parser = argparse.ArgumentParser(prog=_program(), description="Measures models on this device.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="measure a job directory")
-    run.add_argument("job", type=Path, help="directory with job.json")
-    run.add_argument("out", type=Path, help="directory for the measurement; absent or empty")
-    commands.add_parser("probe", help="print as JSON what this device is and what can be measured on it")
-    child = commands.add_parser("child")
-    child.add_argument("task")
-    child.add_argument("events", type=int)
-    chosen = parser.parse_args(arguments)
-    if chosen.command == "child":
-        return run_task(chosen.task, chosen.events)
+    for name, (about, add_arguments, _) in COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + "."))
+    chosen = parser.parse_args(given)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if chosen.command == "probe":
-            print(json.dumps(probe(), indent=1))
-        else:
-            measure(chosen.job, chosen.out, _progress)
-            _emit(event="done")
+        return COMMANDS[chosen.command][2](chosen)
     except AgentError as error:
-        _emit(event="error", message=str(error))
+        print("error: %s" % error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        _emit(event="error", message="interrupted")
+        print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever listened is gone, and nobody else wants the rest. Python must not fail once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
 
 
-def probe() -> dict[str, Any]:
+def _program() -> str:
+    """Return how this agent was called, for its own --help."""
+    packed = Path(sys.argv[0]).suffix == ".pyz"
+    return "python3 %s" % Path(sys.argv[0]).name if packed else "python -m edgekd.agent"
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """Turn SIGTERM into the way out that ends the children."""
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def probe() -> Dict[str, Any]:
     """Return what this device is, which backends and meters work on it and why the others do not."""
     runtimes = {}
     for name in backends.available():
@@ -76,20 +106,6 @@ def probe() -> dict[str, Any]:
         "backends": runtimes,
         "meters": power,
     }
-
-
-def _progress(phase: str, done: int, total: int, detail: str) -> None:
-    _emit(event="progress", phase=phase, done=done, total=total, detail=detail)
-
-
-def _emit(**event: Any) -> None:
-    print(json.dumps(event), flush=True)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    """Turn SIGTERM into the way out that ends the children."""
-    del number, frame
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -16,9 +16,16 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, TypeV
 
 import numpy as np
 
+from edgekd.agent.clocks import CPU as _CPU
+from edgekd.agent.clocks import clocks_mhz, cpu_clocks_mhz, cpufreq, integers, temperatures_c, throttle_counts
+from edgekd.agent.jetson import power_mode
+from edgekd.agent.root import ROOT
+
+__all__ = ["changes", "choose_cores", "clocks_mhz", "cpuinfo", "isa", "power_mode", "snapshot"]
+__all__ += ["temperatures_c", "throttle_counts"]
+
 T = TypeVar("T")
 
-_CPU = "sys/devices/system/cpu"
 _HOTTER_C = 10.0
 _LESS_MEMORY = 0.5
 
@@ -54,7 +61,7 @@ class _Reader:
         return (self.root / path).read_text(encoding="utf-8", errors="replace").strip("\0 \t\n")
 
 
-def snapshot(root: Path = Path("/")) -> Dict[str, Any]:
+def snapshot(root: Path = ROOT) -> Dict[str, Any]:
     """Return the state of the device now, as JSON values."""
     reader = _Reader(root)
     info = cpuinfo(root)
@@ -68,15 +75,17 @@ def snapshot(root: Path = Path("/")) -> Dict[str, Any]:
         "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "cpu_quota": reader.value("cpu_quota", lambda: _cpu_quota(reader), "no cgroup limits the CPU time"),
         "governor": reader.value("governor", lambda: _per_core(reader, "scaling_governor"), _no_cpufreq()),
-        "frequency_mhz": reader.value("frequency_mhz", lambda: _clocks(reader, info), _no_cpufreq()),
+        "frequency_mhz": reader.value("frequency_mhz", lambda: cpu_clocks_mhz(root)[0], _no_cpufreq()),
         "frequency_limits_mhz": reader.value("frequency_limits_mhz", lambda: _limits(reader), _no_cpufreq()),
         "temperature_c": reader.value(
-            "temperature_c", lambda: _temperatures(root), "no readable sensor in /sys/class/thermal or /sys/class/hwmon"
+            "temperature_c",
+            lambda: temperatures_c(root),
+            "no readable sensor in /sys/class/thermal or /sys/class/hwmon",
         ),
         "throttle_counts": reader.value(
             "throttle_counts", lambda: throttle_counts(root), "this kernel and board count no throttling"
         ),
-        "power_mode": reader.value("power_mode", lambda: _power_mode(reader), "no nvpmodel or platform profile here"),
+        "power_mode": reader.value("power_mode", lambda: power_mode(root), "no nvpmodel or platform profile here"),
         "memory_bytes": reader.value("memory_bytes", lambda: _memory(reader), "no /proc/meminfo"),
         "load_average": reader.value(
             "load_average",
@@ -112,7 +121,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> List[str]:
     return found
 
 
-def isa(root: Path = Path("/")) -> Dict[str, Any]:
+def isa(root: Path = ROOT) -> Dict[str, Any]:
     """Return what decides the quantization scheme of this CPU.
 
     Returns:
@@ -131,7 +140,7 @@ def isa(root: Path = Path("/")) -> Dict[str, Any]:
     }
 
 
-def cpuinfo(root: Path = Path("/")) -> Dict[str, Any]:
+def cpuinfo(root: Path = ROOT) -> Dict[str, Any]:
     """Return {"model": str | None, "flags": the flags of interest, "mhz": current clocks} from /proc/cpuinfo."""
     try:
         text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
@@ -149,16 +158,6 @@ def cpuinfo(root: Path = Path("/")) -> Dict[str, Any]:
         "flags": [flag for flag in _FLAGS if flag in flags],
         "mhz": {"cpu%d" % index: clock for index, clock in enumerate(clocks)},
     }
-
-
-def throttle_counts(root: Path = Path("/")) -> Dict[str, int]:
-    """Return every counter of thermal or over-current throttling, by its path under /sys."""
-    patterns = ("devices/system/cpu/cpu*/thermal_throttle/*_throttle_count", "class/hwmon/hwmon*/oc*_event_cnt")
-    counts = {}
-    for pattern in patterns:
-        for path, value in _integers((root / "sys").glob(pattern)):
-            counts[str(path.relative_to(root / "sys"))] = value
-    return counts
 
 
 def _no_cpufreq() -> str:
@@ -184,72 +183,29 @@ def _cpu_quota(reader: _Reader) -> Optional[float]:
     return None
 
 
-def _cpufreq(reader: _Reader) -> List[Path]:
-    folders = (reader.root / _CPU).glob("cpu[0-9]*/cpufreq")
-    return sorted(folders, key=lambda folder: int(folder.parent.name[3:]))
-
-
 def _per_core(reader: _Reader, file: str) -> Optional[str]:
     """Return the one value of all cores, or all of them where they differ."""
-    values = {folder.parent.name: (folder / file).read_text().strip() for folder in _cpufreq(reader)}
+    values = {folder.parent.name: (folder / file).read_text().strip() for folder in cpufreq(reader.root)}
     distinct = set(values.values())
     if len(distinct) == 1:
         return distinct.pop()
     return ", ".join("%s %s" % pair for pair in values.items()) or None
 
 
-def _clocks(reader: _Reader, info: Mapping[str, Any]) -> Dict[str, float]:
-    kilohertz = _integers(folder / "scaling_cur_freq" for folder in _cpufreq(reader))
-    return {path.parent.parent.name: value / 1e3 for path, value in kilohertz} or dict(info["mhz"])
-
-
 def _limits(reader: _Reader) -> Dict[str, List[float]]:
     limits = {}
-    for folder in _cpufreq(reader):
+    for folder in cpufreq(reader.root):
         files = [folder / "scaling_min_freq", folder / "scaling_max_freq"]
-        values = [value / 1e3 for file in files for _, value in _integers([file])]
+        values = [value / 1e3 for file in files for _, value in integers([file])]
         if len(values) == 2:
             limits[folder.parent.name] = values
     return limits
-
-
-def _temperatures(root: Path) -> Dict[str, float]:
-    """Return the sensors by name in degC; a zone that is switched off cannot be read, or says -256."""
-    found: Dict[str, float] = {}
-    zones = _integers((root / "sys/class/thermal").glob("thermal_zone*/temp"))
-    sensors = _integers((root / "sys/class/hwmon").glob("hwmon*/temp*_input"))
-    for path, value in [*zones, *sensors]:
-        label = path.parent / ("type" if path.name == "temp" else "name")
-        kind = label.read_text().strip() if label.is_file() else path.parent.name
-        name = kind if path.name == "temp" else "%s/%s" % (kind, path.name[: -len("_input")])
-        if value > -100_000:
-            found["%s (%s)" % (name, path.parent.name) if name in found else name] = value / 1e3
-    return found
-
-
-def _power_mode(reader: _Reader) -> Optional[str]:
-    """Return the mode of a Jetson (nvpmodel's status file) or of a laptop (platform profile)."""
-    for path in ("var/lib/nvpmodel/status", "sys/firmware/acpi/platform_profile"):
-        if (reader.root / path).is_file():
-            return reader.text(path) or None
-    return None
 
 
 def _memory(reader: _Reader) -> Dict[str, int]:
     kilobytes = dict(re.findall(r"^(\w+):\s+(\d+) kB", reader.text("proc/meminfo"), re.MULTILINE))
     names = {"total": "MemTotal", "available": "MemAvailable", "swap_free": "SwapFree"}
     return {name: int(kilobytes[key]) * 1024 for name, key in names.items() if key in kilobytes}
-
-
-def _integers(paths: Iterable[Path]) -> List[Any]:
-    """Return (path, value) of those files that can be read and hold an integer."""
-    found = []
-    for path in sorted(paths):
-        try:
-            found.append((path, int(path.read_text())))
-        except (OSError, ValueError):
-            continue  # a sensor that is switched off, a file for root only, a core without clock scaling
-    return found
 
 
 def _short(value: Any) -> str:

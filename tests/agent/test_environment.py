@@ -81,7 +81,7 @@ def test_snapshot_of_a_board(board: Path) -> None:
         "class/hwmon/hwmon4/oc1_event_cnt": 0,
         "devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": 2,
     }
-    assert state["power_mode"] == "pmode:0002"
+    assert state["power_mode"] == "id 2"
     assert state["memory_bytes"] == {"total": 8_192_000_000, "available": 6_144_000_000, "swap_free": 0}
     assert state["load_average"] == [0.5, 0.4, 0.3]
     assert state["cpu_quota"] == 1.5
@@ -152,7 +152,7 @@ def test_no_change_is_no_change(board: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({"var/lib/nvpmodel/status": "pmode:0000"}, ["power_mode: pmode:0002 -> pmode:0000"]),
+        ({"var/lib/nvpmodel/status": "pmode:0000"}, ["power_mode: id 2 -> id 0"]),
         (
             {"sys/devices/system/cpu/cpu1/cpufreq/scaling_governor": "schedutil"},
             ["governor: cpu0 schedutil, cpu1 performance -> schedutil"],
