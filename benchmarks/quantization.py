@@ -41,7 +41,8 @@ from torch.nn.functional import cross_entropy
 from edgekd import data as datasets
 from edgekd.agent import environment
 from edgekd.agent.files import read_json, read_npz, sha256, write_json, write_npz
-from edgekd.agent.job import Job, Method, Model
+from edgekd.agent.job import Job
+from edgekd.agent.method import Method, Model, Power
 from edgekd.compress import quantization
 from edgekd.data import Data
 from edgekd.device import Quantization, scheme
@@ -156,7 +157,7 @@ def measure(files: Mapping[str, Path], data: Data, runtime: str, folder: Path, m
         inputs={"test": "test.npz"},
         latency_inputs="one.npz",
         method=method,
-        meter="none",
+        power=Power(meter="none"),
     )
     write_json(folder / "job.json", job.to_json())
     out = folder / f"measured-{runtime}"

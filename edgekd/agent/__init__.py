@@ -6,5 +6,5 @@ outputs. No statistic is computed here. The code keeps to Python 3.8, the system
 
 __version__ = "0.1.0"
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the job and measurement formats; host and agent must agree on it."""

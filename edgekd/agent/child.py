@@ -25,7 +25,7 @@ def _check(task: Dict[str, Any], report: Report) -> Dict[str, Any]:
     backend = load_backend(task["job"]["backend"])
     backend.check(task["job"]["options"])
     report("", "backend %s" % task["job"]["backend"])
-    return {"runtime": backend.runtime()}
+    return {"runtime": backend.runtime(), "fixed_shapes": backend.FIXED_SHAPES}
 
 
 _TASKS: Dict[str, Callable[[Dict[str, Any], Report], Dict[str, Any]]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from edgekd.agent.job import parse
 
 if TYPE_CHECKING:
     from edgekd.agent.backends import Array, Backend, Feeds, Session
-    from edgekd.agent.job import Job
 
 Report = Callable[[str, str], None]
 
@@ -40,17 +39,20 @@ def work(task: Dict[str, Any], report: Report) -> Dict[str, Any]:
     """
     job = parse(task["job"])
     job_dir, variant = Path(task["job_dir"]), task["variant"]
-    model = job_dir / next(model.file for model in job.models if model.name == variant)
+    model, options = job_dir / job.model(variant).file, job.options_of(variant, job_dir)
     backend = load_backend(job.backend)
     result: Dict[str, Any] = {"outputs": {}, "facts": {}}
+    shapes = None
     if job.latency_inputs is not None:
         report(variant, "%s: cold start and memory" % variant)
         feeds = read_npz(job_dir / job.latency_inputs)
-        result.update(cold_start(backend, model, job, feeds))
+        result.update(cold_start(backend, model, options, feeds))
+        # What was built for one shape is evaluated as it is timed.
+        shapes = {name: array.shape for name, array in feeds.items()} if backend.FIXED_SHAPES else None
     if job.inputs:
         if task["all_cores"] is not None:
             os.sched_setaffinity(0, task["all_cores"])
-        session = backend.open(model, {**job.options, "threads": len(task["all_cores"] or [0])})
+        session = backend.open(model, {**options, "threads": len(task["all_cores"] or [0])}, shapes)
         for split, file in job.inputs.items():
             name = "outputs/%s.%s.npz" % (variant, split)
             outputs = evaluate(session, read_npz(job_dir / file), _progress(report, variant, split))
@@ -59,7 +61,7 @@ def work(task: Dict[str, Any], report: Report) -> Dict[str, Any]:
     return result
 
 
-def cold_start(backend: Backend, model: Path, job: Job, feeds: Feeds) -> Dict[str, Any]:
+def cold_start(backend: Backend, model: Path, options: Mapping[str, Any], feeds: Feeds) -> Dict[str, Any]:
     """Load a model and run it for the first time in this process; read the peak of memory, then what really ran.
 
     Returns:
@@ -70,7 +72,7 @@ def cold_start(backend: Backend, model: Path, job: Job, feeds: Feeds) -> Dict[st
     baseline, reason = reset_peak()
     shapes = {name: array.shape for name, array in feeds.items()}
     start = time.perf_counter_ns()
-    session = backend.open(model, job.options, shapes)
+    session = backend.open(model, options, shapes)
     loaded = time.perf_counter_ns()
     session.run(feeds)
     first = time.perf_counter_ns()

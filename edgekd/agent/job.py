@@ -10,56 +10,11 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from edgekd.agent import PROTOCOL
 from edgekd.agent.errors import AgentError
 from edgekd.agent.files import read_json, sha256
+from edgekd.agent.method import OPTIONAL_SECONDS, Method, Model, Power
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NUMBER = (int, float)
 _REQUIRED = object()
-
-
-@dataclass(frozen=True)
-class Model:
-    """One ONNX file to measure: the variant's name, its path inside the job directory, its SHA-256."""
-
-    name: str
-    file: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Method:
-    """How much is measured. The defaults are the full measurement; a quick one says so in `quick`.
-
-    Attributes:
-        processes: Fresh processes in which latency is measured.
-        seconds: Least time per variant, over all processes, that is spent in measured calls.
-        inferences: Least number of measured calls per variant, over all processes.
-        warmup_seconds: Longest warm-up of one process, shared by its variants.
-        settling_calls: Calls at the start of each turn that are kept apart from the measured ones.
-        calls: Least number of measured calls in a turn.
-        throughput_seconds: Length of the saturated run of each variant; 0 leaves it out.
-        energy_windows: Windows in which each variant runs back to back while energy is counted.
-        energy_window_seconds: Length of such a window, and of each idle window.
-        quick: Whether the amounts are below the defaults on purpose; only carried along, for the report.
-    """
-
-    processes: int = 5
-    seconds: float = 10.0
-    inferences: int = 1000
-    warmup_seconds: float = 5.0
-    settling_calls: int = 3
-    calls: int = 10
-    throughput_seconds: float = 2.0
-    energy_windows: int = 5
-    energy_window_seconds: float = 30.0
-    quick: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("processes", "inferences", "calls", "energy_windows"):
-            if getattr(self, name) < 1:
-                raise AgentError("method.%s is %s; it must be at least 1" % (name, getattr(self, name)))
-        for name in ("seconds", "warmup_seconds", "settling_calls", "throughput_seconds", "energy_window_seconds"):
-            if getattr(self, name) < 0:
-                raise AgentError("method.%s is %s; it must not be negative" % (name, getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +32,9 @@ class Job:
         batch_size: Samples in one timed call.
         method: How much is measured.
         cores: CPU cores to which the timed process is pinned; None: the agent takes the last ones it may use.
-        meter: "auto", "none", or a file name in `edgekd.agent.meters`.
+        power: How energy is measured.
+        lock_clocks: Whether the agent may fix the clocks for the measurement; it sets them back afterwards.
+        files: SHA-256 of the job's other files, the inputs, by path.
         seed: Seed of every random order.
     """
 
@@ -91,7 +48,9 @@ class Job:
     batch_size: int = 1
     method: Method = field(default_factory=Method)
     cores: Optional[Tuple[int, ...]] = None
-    meter: str = "auto"
+    power: Power = field(default_factory=Power)
+    lock_clocks: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -124,9 +83,23 @@ class Job:
             "batch_size": self.batch_size,
             "method": asdict(self.method),
             "cores": None if self.cores is None else list(self.cores),
-            "power": {"meter": self.meter},
+            "power": asdict(self.power),
+            "lock_clocks": self.lock_clocks,
+            "files": dict(self.files),
             "seed": self.seed,
         }
+
+    def options_of(self, variant: str, job_dir: Path) -> Dict[str, Any]:
+        """Return the backend's options for a variant: the job's, and the precision that the variant is built in."""
+        model = self.model(variant)
+        if model.precision is None:
+            return dict(self.options)
+        half = "" if model.half_file is None else str(job_dir / model.half_file)
+        return {**self.options, "precision": model.precision, "half_file": half}
+
+    def model(self, variant: str) -> Model:
+        """Return the model of a variant."""
+        return next(model for model in self.models if model.name == variant)
 
 
 def parse(document: Any) -> Job:
@@ -156,6 +129,8 @@ def parse(document: Any) -> Job:
         method=(dict, {}),
         cores=((list, nothing), None),
         power=(dict, {}),
+        lock_clocks=(bool, False),
+        files=(dict, {}),
         seed=(int, 0),
     )
     cores = top["cores"]
@@ -164,6 +139,9 @@ def parse(document: Any) -> Job:
     for split, path in top["inputs"].items():
         if not isinstance(path, str):
             raise AgentError("job.inputs.%s is %r; it must be the path of an .npz" % (split, path))
+    for path, digest in top["files"].items():
+        if not isinstance(digest, str):
+            raise AgentError("job.files[%r] is %r; it must be a SHA-256" % (path, digest))
     return Job(
         device=top["device"],
         backend=top["backend"],
@@ -175,45 +153,59 @@ def parse(document: Any) -> Job:
         batch_size=top["batch_size"],
         method=_method(top["method"]),
         cores=None if cores is None else tuple(cores),
-        meter=_take(top["power"], "job.power", meter=(str, "auto"))["meter"],
+        power=_power(top["power"]),
+        lock_clocks=top["lock_clocks"],
+        files=top["files"],
         seed=top["seed"],
     )
 
 
 def load(directory: Path) -> Job:
-    """Read a job directory and check that every file is there and every model is the one that was sent.
+    """Read a job directory and check that every file is there and is the one that was sent.
 
     Raises:
         AgentError: `job.json` is wrong, a file is missing or lies outside the directory, or a SHA-256 differs.
     """
     job = parse(read_json(directory / "job.json"))
+    digests = dict(job.files)
+    for model in job.models:
+        digests.update(model.files())
     timed = [] if job.latency_inputs is None else [job.latency_inputs]
-    for name in [model.file for model in job.models] + list(job.inputs.values()) + timed:
+    for name in [*digests, *job.inputs.values(), *timed]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise AgentError("%r leads out of the job directory; paths in job.json are relative to it" % name)
         if not (directory / name).is_file():
             raise AgentError("job.json names %r, which is not in %s" % (name, directory))
-    for model in job.models:
-        found = sha256(directory / model.file)
-        if found != model.sha256:
+    for name, digest in digests.items():
+        found = sha256(directory / name)
+        if found != digest:
             raise AgentError(
                 "%s was damaged or exchanged on its way: SHA-256 is %s, job.json says %s; send the job again"
-                % (model.file, found, model.sha256)
+                % (name, found, digest)
             )
     return job
 
 
 def _model(entry: Any, where: str) -> Model:
-    return Model(**_take(entry, where, name=(str, _REQUIRED), file=(str, _REQUIRED), sha256=(str, _REQUIRED)))
+    optional = ((str, type(None)), None)
+    kinds = {"precision": optional, "half_file": optional, "half_sha256": optional}
+    kinds.update((name, (str, _REQUIRED)) for name in ("name", "file", "sha256"))
+    return Model(**_take(entry, where, **kinds))
+
+
+def _power(entry: Any) -> Power:
+    optional = ((*_NUMBER, type(None)), None)
+    return Power(**_take(entry, "job.power", meter=(str, "auto"), pace_hz=optional, period_s=optional))
 
 
 def _method(entry: Any) -> Method:
     default = Method()
     whole = ("processes", "inferences", "settling_calls", "calls", "energy_windows")
-    real = ("seconds", "warmup_seconds", "throughput_seconds", "energy_window_seconds")
+    real = ("seconds", "warmup_seconds", "throughput_seconds")
     kinds: Dict[str, Any] = {name: (int, getattr(default, name)) for name in whole}
     kinds.update((name, (_NUMBER, getattr(default, name))) for name in real)
+    kinds.update((name, ((*_NUMBER, type(None)), None)) for name in OPTIONAL_SECONDS)
     return Method(**_take(entry, "job.method", quick=(bool, False), **kinds))
 
 

@@ -23,7 +23,8 @@ from edgekd.agent.job import parse
 
 if TYPE_CHECKING:
     from edgekd.agent.backends import Array
-    from edgekd.agent.job import Job, Method
+    from edgekd.agent.job import Job
+    from edgekd.agent.method import Method
 
 Call = Callable[[], object]
 Report = Callable[[str, str], None]
@@ -94,12 +95,12 @@ def open_columns(
     backend.warm()
     feeds = read_npz(job_dir / str(job.latency_inputs))
     shapes = {name: array.shape for name, array in feeds.items()}
-    files = {model.name: job_dir / model.file for model in job.models}
     opened: Dict[int, Any] = {}
     for index in order:
         variant = columns[index].replace(CONTROL, "")
         report(variant, "%s: loading" % columns[index])
-        opened[index] = backend.open(files[variant], job.options, shapes)
+        options = job.options_of(variant, job_dir)
+        opened[index] = backend.open(job_dir / job.model(variant).file, options, shapes)
     sessions = [opened[index] for index in range(len(columns))]
     return [session.bind(feeds) for session in sessions], sessions
 

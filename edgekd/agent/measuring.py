@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from edgekd.agent import PROTOCOL, __version__, environment, meters
+from edgekd.agent import PROTOCOL, __version__, environment, meters, root
 from edgekd.agent import job as jobs
 from edgekd.agent.children import STALL_SECONDS, ChildError, run_child
 from edgekd.agent.errors import AgentError
@@ -36,6 +36,7 @@ _EMPTY: Dict[str, Any] = {
     "memory_reason": _NOTHING_TIMED,
     "throughput": None,
     "throughput_reason": _NOTHING_TIMED,
+    "prepare": {},
     "facts": {},
 }
 
@@ -67,6 +68,17 @@ class Bench:
         work = self.out_dir / _WORK / ("%s-%d" % (kind, part[0]))
         return run_child(everything, work, lambda detail: self.progress(phase, *part, detail), self.stall_seconds)
 
+    def each(self, phase: str, kind: str, pinned: bool) -> Dict[str, Dict[str, Any]]:
+        """Run one child for every variant without an error and return their results; one that fails is marked so."""
+        names, results = self.healthy(), {}
+        for index, name in enumerate(names):
+            try:
+                results[name] = self.child(phase, (index, len(names)), kind, pinned, variant=name)
+            except ChildError as error:
+                self.variants[name]["error"] = str(error)
+        self.progress(phase, len(names), len(names), "%d of %d variants" % (len(results), len(names)))
+        return results
+
     def healthy(self) -> List[str]:
         """Return the variants without an error."""
         return [name for name, variant in self.variants.items() if variant["error"] is None]
@@ -95,16 +107,24 @@ def measure(job_dir: Path, out_dir: Path, progress: Progress, stall_seconds: flo
         raise AgentError("%s is not empty; name a new folder for the measurement" % out_dir)
     meter, reason = _meter(job)
     bench = Bench(job, job_dir, out_dir, _cores(job), progress, stall_seconds)
-    started, before = _now(), environment.snapshot()
-    try:
-        runtime = bench.child("evaluate", (0, len(job.models)), "check", pinned=False)["runtime"]
-        _evaluate(bench)
-        latency, latency_reason = _latency(bench)
-        _throughput(bench)
-        energy = _energy(bench, meter, reason)
-    finally:
-        shutil.rmtree(str(out_dir / _WORK), ignore_errors=True)
-    after = environment.snapshot()
+    bench.variants.update((model.name, dict(_EMPTY)) for model in job.models)
+    locked = None
+    if True:
+        started, before = _now(), environment.snapshot()
+        try:
+            checked = bench.child("evaluate", (0, len(job.models)), "check", pinned=False)
+            if checked["fixed_shapes"]:
+                for name, result in bench.each("build", "prepare", pinned=False).items():
+                    bench.variants[name].update(result)
+            for name, result in bench.each("evaluate", "evaluate", pinned=True).items():
+                bench.variants[name].update(result)
+            latency, latency_reason = _latency(bench)
+            _throughput(bench)
+            energy = _energy(bench, meter, reason)
+        finally:
+            shutil.rmtree(str(out_dir / _WORK), ignore_errors=True)
+        after = environment.snapshot()
+    runtime = checked["runtime"]
     measurement = {
         "protocol": PROTOCOL,
         "agent": __version__,
@@ -113,6 +133,9 @@ def measure(job_dir: Path, out_dir: Path, progress: Progress, stall_seconds: flo
         "device": job.device,
         "backend": job.backend,
         "runtime": runtime,
+        "simulated": [why for why in (runtime.get("simulated"), root.simulated()) if why],
+        "substituted": None,
+        "locked_clocks": locked,
         "cores": bench.cores,
         "environment": {"before": before, "after": after, "changes": environment.changes(before, after)},
         "reference": job.reference,
@@ -132,7 +155,8 @@ def measure(job_dir: Path, out_dir: Path, progress: Progress, stall_seconds: flo
 
 def _meter(job: Job) -> Tuple[Optional[str], Optional[str]]:
     """Return (name of the meter, None), or (None, why there is none)."""
-    name, _, reason = meters.find(job.meter)
+    name, meter, reason = meters.find(job.power.meter)
+    del meter
     return (None, _NOTHING_TIMED) if job.latency_inputs is None else (name, reason)
 
 
@@ -152,20 +176,6 @@ def _cores(job: Job) -> Optional[List[int]]:
     if isinstance(threads, int) and len(cores) < threads:
         raise AgentError("%d threads do not fit on cores %s; ask for fewer threads or more cores" % (threads, cores))
     return cores
-
-
-def _evaluate(bench: Bench) -> None:
-    """Fill `variants`: outputs, cold start, memory and facts, each in a process of its own."""
-    total = len(bench.job.models)
-    for index, model in enumerate(bench.job.models):
-        variant = bench.variants[model.name] = dict(_EMPTY)
-        try:
-            result = bench.child("evaluate", (index, total), "evaluate", pinned=True, variant=model.name)
-        except ChildError as error:
-            variant["error"] = str(error)
-            continue
-        variant.update(result)
-    bench.progress("evaluate", total, total, "%d of %d variants run here" % (len(bench.healthy()), total))
 
 
 def _latency(bench: Bench) -> Tuple[Optional[Dict[str, Any]], Optional[str]]:

@@ -26,8 +26,8 @@ def work(task: Dict[str, Any], report: Callable[[str, str], None]) -> Dict[str, 
     if job.latency_inputs is None:
         raise AgentError("the job has no latency inputs")
     job_dir, variant = Path(task["job_dir"]), task["variant"]
-    model = job_dir / next(model.file for model in job.models if model.name == variant)
+    model, options = job_dir / job.model(variant).file, job.options_of(variant, job_dir)
     report(variant, "%s: saturated" % variant)
     feeds = read_npz(job_dir / job.latency_inputs)
     cores = len(task["all_cores"])
-    return asdict(load_backend(job.backend).throughput(model, job.options, feeds, cores, job.method.throughput_seconds))
+    return asdict(load_backend(job.backend).throughput(model, options, feeds, cores, job.method.throughput_seconds))

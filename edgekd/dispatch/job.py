@@ -10,15 +10,23 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.agent.files import sha256, write_json, write_npz
-from edgekd.agent.job import Job, Method, Model
+from edgekd.agent.job import Job
+from edgekd.agent.method import Method, Model, Power
 from edgekd.device import Device
 from edgekd.stages.measure import Options
 
 SEED = 0
-# Energy windows suit counters that tick a thousand times a second (RAPL); a slower sensor needs longer ones.
-FULL = Method(seconds=10.0, inferences=1000, warmup_seconds=3.0, throughput_seconds=2.0, energy_window_seconds=5.0)
+FULL = Method(seconds=10.0, inferences=1000, warmup_seconds=3.0, throughput_seconds=2.0)
 QUICK = replace(
-    FULL, seconds=1.0, inferences=300, warmup_seconds=0.5, throughput_seconds=0.3, energy_window_seconds=1.0, quick=True
+    FULL,
+    seconds=1.0,
+    inferences=300,
+    warmup_seconds=0.5,
+    throughput_seconds=0.3,
+    energy_windows=3,
+    energy_window_seconds=1.0,
+    idle_seconds=1.0,
+    quick=True,
 )
 
 
@@ -72,7 +80,7 @@ def write(
         batch_size=options.batch_size,
         method=method(options),
         cores=device.cores,
-        meter=device.power.meter,
+        power=Power(meter=device.power.meter),
         seed=SEED,
     )
     write_json(folder / "job.json", job.to_json())

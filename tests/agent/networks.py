@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.agent.files import sha256, write_json, write_npz
-from edgekd.agent.job import Job, Method, Model
+from edgekd.agent.job import Job
+from edgekd.agent.method import Method, Model
 
 WIDTH, CLASSES = 8, 4
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgekd.agent.job import Method
+from edgekd.agent.method import Method
 
 from .command import ROOT, agent, ends
 from .networks import TINY, linear, write_job

@@ -13,7 +13,7 @@ import pytest
 from edgekd.agent.children import ChildError, run_child
 from edgekd.agent.errors import AgentError
 from edgekd.agent.files import read_npz, sha256
-from edgekd.agent.job import Method
+from edgekd.agent.method import Method, Power
 from edgekd.agent.measuring import measure
 
 from .command import agent
@@ -54,7 +54,7 @@ def test_events(whole: tuple[list[dict[str, Any]], Path]) -> None:
 
 
 def test_head(measurement: dict[str, Any]) -> None:
-    assert (measurement["protocol"], measurement["device"], measurement["backend"]) == (1, "cpu", "onnxruntime")
+    assert (measurement["protocol"], measurement["device"], measurement["backend"]) == (2, "cpu", "onnxruntime")
     assert measurement["runtime"]["name"] == "onnxruntime"
     assert measurement["method"]["quick"] is True
     assert measurement["reference"] == "teacher"
@@ -188,7 +188,7 @@ def test_only_timing_without_a_reference(tmp_path: Path) -> None:
         reference=None,
         inputs={},
         method=method,
-        meter="none",
+        power=Power(meter="none"),
     )
     told = measure(job, tmp_path / "out", lambda *_: None)
     assert told["variants"]["one"]["outputs"] == {}
@@ -247,7 +247,7 @@ def test_a_variant_that_fails_under_the_clock_is_left_out(tmp_path: Path, monkey
     [
         ({"backend": "tflite"}, "no backend 'tflite'"),
         ({"options": {"providers": ["CUDAExecutionProvider"]}}, "CUDAExecutionProvider is not in this build"),
-        ({"meter": "wattmeter"}, "no power meter 'wattmeter'; there are auto, none, rapl"),
+        ({"power": Power("wattmeter")}, "no power meter 'wattmeter'; there are auto, none, "),
         ({"cores": (4096,)}, r"pins to cores \[4096\]"),
         ({"options": {"threads": 2}, "cores": (0,)}, "2 threads do not fit on cores"),
     ],

@@ -5,10 +5,12 @@ A backend module has
     runtime() -> {"name": ..., "version": ..., ...}           what is installed
     check(options)                                            AgentError for an option it cannot honour
     warm()                                                    bring the runtime itself to its resting state
+    prepare(path, options, shapes, report) -> facts           build what takes long, once, before anything is timed
     open(path, options, shapes) -> Session                    load a model
     throughput(path, options, feeds, cores, seconds) -> Throughput
 
-and raises AgentError on import when its runtime is not installed.
+and FIXED_SHAPES, which says whether a model is built for exactly the shapes it gets. It raises AgentError on import
+when its runtime is not installed.
 """
 
 from __future__ import annotations
@@ -74,14 +76,29 @@ class Session(Protocol):
 class Backend(Protocol):
     """What every module of this package offers."""
 
+    FIXED_SHAPES: bool
+    """Whether a model is built for exactly the shapes it gets; it is then evaluated in the shapes that are timed."""
+
     def runtime(self) -> Dict[str, Any]:
-        """Return name and version of the runtime, and which devices it sees."""
+        """Return name and version of the runtime, and which devices it sees.
+
+        "simulated" says why the runtime is only a stand-in, where it is one.
+        """
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise AgentError for an option that is unknown or cannot be honoured here."""
 
     def warm(self) -> None:
         """Load what the runtime loads once per process, so that it is not counted as a model's memory."""
+
+    def prepare(
+        self,
+        path: Path,
+        options: Mapping[str, Any],
+        shapes: Mapping[str, Tuple[int, ...]],
+        report: Callable[[str], None],
+    ) -> Dict[str, Any]:
+        """Build what takes long and is kept, such as an engine; return facts about it, {} where there is nothing."""
 
     def open(
         self, path: Path, options: Mapping[str, Any], shapes: Optional[Mapping[str, Tuple[int, ...]]] = None

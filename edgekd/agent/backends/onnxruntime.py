@@ -33,6 +33,8 @@ except ImportError as error:
 if TYPE_CHECKING:
     from edgekd.agent.backends import Array, Feeds
 
+FIXED_SHAPES = False
+
 _DEFAULTS: Dict[str, Any] = {"providers": ["CPUExecutionProvider"], "threads": 1}
 
 # The runtime's exceptions have no base class of their own; which of them exist depends on its version.
@@ -90,6 +92,14 @@ def warm() -> None:
     """Run one trivial model."""
     session = onnxruntime.InferenceSession(_IDENTITY, _session_options(1), providers=["CPUExecutionProvider"])
     session.run(None, {"x": np.zeros(1, np.float32)})
+
+
+def prepare(
+    path: Path, options: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]], report: Callable[[str], None]
+) -> Dict[str, Any]:
+    """Do nothing: a model is loaded in milliseconds."""
+    del path, options, shapes, report
+    return {}
 
 
 def open(

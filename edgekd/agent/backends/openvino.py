@@ -28,6 +28,8 @@ except ImportError as error:
 if TYPE_CHECKING:
     from edgekd.agent.backends import Array, Feeds
 
+FIXED_SHAPES = False
+
 _DEFAULTS: Dict[str, Any] = {"device": "CPU", "threads": 1, "inference_precision": "f32"}
 _CHOOSING = ("AUTO", "MULTI", "HETERO", "BATCH")
 _PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i8": "int8", "u8": "int8", "f64": "float64"}
@@ -78,6 +80,14 @@ def warm() -> None:
     core = openvino.Core()
     compiled = core.compile_model(openvino.Model([openvino.opset13.relu(parameter)], [parameter]), "CPU", _latency(1))
     compiled.create_infer_request().infer([np.zeros(1, np.float32)])
+
+
+def prepare(
+    path: Path, options: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]], report: Callable[[str], None]
+) -> Dict[str, Any]:
+    """Do nothing: a model is loaded in milliseconds."""
+    del path, options, shapes, report
+    return {}
 
 
 def open(
