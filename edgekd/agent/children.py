@@ -34,7 +34,8 @@ class ChildError(AgentError):
 
 def command() -> List[str]:
     """Return the start of the command line of a child; task file and descriptor follow."""
-    return [sys.executable, "-m", "edgekd.agent", "child"]
+    # A zip file that is run comes first in the search for modules; with -m that would be the working directory.
+    return [sys.executable, *([str(_HOME)] if _HOME.is_file() else ["-m", "edgekd.agent"]), "child"]
 
 
 def run_child(
@@ -122,6 +123,7 @@ def _environment() -> Dict[str, str]:
     environment = dict(os.environ)
     paths = [str(_HOME), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
+    environment["PYTHONSAFEPATH"] = "1"  # Python 3.11: a `random.py` in the working directory is not the agent's
     # numpy's own thread pool has no work here; idle threads on other cores are only noise.
     environment.update(OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONUNBUFFERED="1")
     return environment
