@@ -14,7 +14,7 @@ from google.protobuf.message import EncodeError
 
 from edgekd import artifact, rundir
 from edgekd import data as datasets
-from edgekd import device as profiles
+from edgekd import profiles
 from edgekd.dispatch import measurement
 from edgekd.errors import UsageError
 from edgekd.graph.lint import GraphFacts, Port, inspect, read

@@ -8,11 +8,11 @@ from pathlib import Path
 from edgekd import data as datasets
 from edgekd import plugin
 from edgekd.device import Device
-from edgekd.device import problems as device_problems
 from edgekd.document import suggest
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.graph.lint import inspect
 from edgekd.options import Network, Teacher
+from edgekd.profiles import problems as device_problems
 from edgekd.recipe import Recipe
 from edgekd.shipped import shipped_modules
 from edgekd.stages.distill import Options as Distillation

@@ -1,21 +1,26 @@
-"""Device profiles: which runtime measures, and which integers it computes well with."""
+"""Device profiles: which runtime measures, where, and which integers it computes well with."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from edgekd.agent import backends, meters
-from edgekd.agent.environment import choose_cores, isa
-from edgekd.agent.errors import AgentError
-from edgekd.document import Frozen, load, suggest
-from edgekd.errors import UsageError
-from edgekd.options import NonNegativeInt
-from edgekd.shipped import shipped
+from edgekd.address import interpreter, parse
+from edgekd.agent import backends
+from edgekd.agent.environment import isa
+from edgekd.document import Frozen
+from edgekd.options import NonNegativeInt, Positive
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _address(value: str) -> str:
+    parse(value)
+    return value
 
 
 class Scheme(Frozen):
@@ -52,12 +57,29 @@ class Quantization(Frozen):
     weights: Literal["per-channel", "per-tensor"] = "per-channel"
     quantize_add: bool = True
 
+    @property
+    def open(self) -> bool:
+        """Whether it depends on the processor."""
+        return self.activations == "auto" or (self.activations == "u8" and self.reduce_range == "auto")
+
 
 class Power(Frozen):
-    """Where power is read."""
+    """Where power is read, and how the models run meanwhile."""
 
     meter: str = "auto"
     """A file name of `edgekd/agent/meters`, "auto" (the first that can be read), or "none"."""
+    pace_hz: Positive | None = None
+    """Inferences per second while energy is measured, with idle time between them. Default: back to back."""
+    period_s: Positive | None = None
+    """How often an external meter gives a value. Default: every second."""
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Program and arguments that print `time watts` lines on this machine (meter: external)."""
+
+    @model_validator(mode="after")
+    def _external(self) -> Power:
+        if self.meter != "external" and (self.command or self.period_s):
+            raise ValueError("`command` and `period_s` belong to `meter: external`")
+        return self
 
 
 class Device(Frozen):
@@ -65,16 +87,32 @@ class Device(Frozen):
 
     version: Literal[1]
     description: str = ""
-    backend: str
+    extends: str | None = None
+    """Another profile, whose keys hold where this one says nothing."""
+    expects: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
+    """Words of which the board's name holds one. A machine of another name is not this device."""
+    address: Annotated[str, AfterValidator(_address)] | None = None
+    """user@host[:port], or a Host of ~/.ssh/config: measured there over ssh. Default: on this machine."""
+    python: Annotated[str, AfterValidator(interpreter)] | None = None
+    """The interpreter that runs the agent. Default: `python3` there, this very one here."""
+    backend: str = ""
     """A file name of `edgekd/agent/backends`."""
     options: Mapping[str, Any] = Field(default_factory=dict)
     """Options of the backend, such as `threads`."""
+    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ()
+    """The precisions that every float network is built in, where the backend builds (TensorRT). Default: the file's."""
     quantization: Quantization = Quantization()
     max_opset: Annotated[int, Field(ge=13)] = 20
     """The newest ONNX opset that its runtime reads; 13 is the first that quantizes per channel."""
     power: Power = Power()
     cores: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     """Cores that the measured process is pinned to. Default: the last one."""
+
+    @model_validator(mode="after")
+    def _has_a_backend(self) -> Device:
+        if not (self.backend or self.extends):
+            raise ValueError(f"`backend` is missing (there are: {', '.join(backends.available())})")
+        return self
 
 
 def scheme(quantization: Quantization, processor: Mapping[str, Any] | None = None) -> Scheme:
@@ -102,85 +140,7 @@ def scheme(quantization: Quantization, processor: Mapping[str, Any] | None = Non
     )
 
 
-def shipped_devices() -> dict[str, Path]:
-    """Return the shipped profiles by name."""
-    return {path.stem: path for path in sorted(shipped("devices").glob("*.yaml"))}
-
-
-def load_device(name: str) -> Device:
-    """Return a profile by its shipped name or the path of a YAML file.
-
-    Raises:
-        UsageError: there is no such profile, or it is wrong (all problems at once).
-    """
-    return load(find(name), Device)
-
-
-def load_devices(names: Sequence[str] | str) -> dict[str, Device]:
-    """Return several profiles by the names that they have in reports; one may be given as text.
-
-    Raises:
-        UsageError: none is named, one does not exist or is wrong, or two have the same name.
-    """
-    if not names:
-        raise UsageError(f"no device was named (shipped: {', '.join(shipped_devices())})")
-    found: dict[str, Device] = {}
-    for name in [names] if isinstance(names, str) else names:
-        own = device_name(name)
-        if own in found:
-            raise UsageError(f"two devices are called {own!r}; each is measured once, under a name of its own")
-        found[own] = load_device(name)
-    return found
-
-
-def find(name: str) -> Path:
-    """Return the file of a profile.
-
-    Raises:
-        UsageError: there is no such profile.
-    """
-    path, known = Path(name), shipped_devices()
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise UsageError(f"no device profile {name}: there is no such file (shipped: {', '.join(known)})")
-        return path
-    if name not in known:
-        raise UsageError(
-            f"no device {name!r}{suggest(name, known)} (shipped: {', '.join(known)}; or the path of a .yaml file)"
-        )
-    return known[name]
-
-
-def device_name(name: str) -> str:
-    """Return the name that a device has in reports: a path's stem."""
-    path = Path(name)
-    return path.stem if path.suffix in (".yaml", ".yml") else name
-
-
-def problems(devices: Mapping[str, Device]) -> Iterator[str]:
-    """Yield why a device cannot be measured here: its runtime, the runtime's options, its meter, its cores."""
-    known = backends.available()
-    for name, device in devices.items():
-        if device.backend not in known:
-            hint = suggest(device.backend, known)
-            yield f"device {name}: no backend {device.backend!r}{hint} (there are: {', '.join(known)})"
-            continue
-        try:
-            backends.load(device.backend).check(device.options)
-            meters.find(device.power.meter)
-        except AgentError as error:
-            yield f"device {name}: {error}"
-            continue
-        yield from _core_problems(name, device)
-
-
-def _core_problems(name: str, device: Device) -> Iterator[str]:
-    threads = device.options.get("threads", 1)
-    cores = choose_cores(device.cores, threads)
-    if cores is None:
-        return
-    allowed = sorted(os.sched_getaffinity(0))
-    if not set(cores) <= set(allowed):
-        yield f"device {name}: cores {cores} are not all among those that this process may use, {allowed}"
-    elif len(cores) < threads:
-        yield f"device {name}: {threads} threads do not fit on cores {cores}; ask for fewer threads or more cores"
+def resolved(device: Device, processor: Mapping[str, Any]) -> Device:
+    """Return a device whose quantization leaves nothing to its processor, which is now known."""
+    decided = Quantization(**scheme(device.quantization, processor).model_dump())
+    return device.model_copy(update={"quantization": decided})

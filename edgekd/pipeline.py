@@ -12,7 +12,7 @@ from typing import Any
 
 from edgekd import artifact, checks, making, rundir, steps
 from edgekd import data as datasets
-from edgekd import device as profiles
+from edgekd import profiles
 from edgekd import plan as planning
 from edgekd.artifact import Artifact
 from edgekd.data import Data

@@ -7,7 +7,7 @@ import os
 import pytest
 from tiny import ROOT
 
-from edgekd import device
+from edgekd import device, profiles
 from edgekd.device import Device, Quantization, Scheme
 from edgekd.document import DocumentError
 from edgekd.errors import UsageError
@@ -20,14 +20,14 @@ ARM = {"arch": "aarch64", "vnni": False}
 
 def test_what_ships_is_found_by_its_name_and_described():
     assert {path.stem for path in DEVICES} >= {"cpu", "openvino"}
-    assert list(device.shipped_devices().values()) == DEVICES
+    assert list(profiles.shipped_devices().values()) == DEVICES
     for path in DEVICES:
-        assert device.load_device(path.stem).description
+        assert profiles.load_device(path.stem).description
         assert path.read_text().startswith("# ")
 
 
 def test_what_ships_can_be_measured_here():
-    assert list(device.problems(device.load_devices(["cpu", "openvino"]))) == []
+    assert list(profiles.problems(profiles.load_devices(["cpu", "openvino"]))) == []
 
 
 @pytest.mark.parametrize(
@@ -78,27 +78,27 @@ def test_different_schemes_have_different_labels():
 )
 def test_what_cannot_be_measured_here(change, told):
     box = Device(**{"version": 1, "backend": "onnxruntime", **change})
-    (problem,) = device.problems({"box": box})
+    (problem,) = profiles.problems({"box": box})
     assert told in problem
 
 
 def test_every_device_has_a_name_of_its_own(tmp_path):
     (tmp_path / "cpu.yaml").write_text("version: 1\nbackend: onnxruntime\n")
     with pytest.raises(UsageError, match="two devices are called 'cpu'"):
-        device.load_devices(["cpu", str(tmp_path / "cpu.yaml")])
+        profiles.load_devices(["cpu", str(tmp_path / "cpu.yaml")])
 
 
 def test_a_file_is_called_by_its_stem(tmp_path):
     path = tmp_path / "my box.yml"
     path.write_text("version: 1\nbackend: onnxruntime\nmax_opset: 17\n")
-    assert device.load_devices([str(path)]) == {"my box": Device(version=1, backend="onnxruntime", max_opset=17)}
+    assert profiles.load_devices([str(path)]) == {"my box": Device(version=1, backend="onnxruntime", max_opset=17)}
 
 
 def test_all_problems_of_a_profile_at_once(tmp_path):
     path = tmp_path / "box.yaml"
     path.write_text("version: 1\nbackend: 3\nmax_opset: 7\nquantisation: {}\n")
     with pytest.raises(DocumentError) as error:
-        device.load_device(str(path))
+        profiles.load_device(str(path))
     assert [(problem.line, problem.key) for problem in error.value.problems] == [
         (2, "backend"),
         (3, "max_opset"),

@@ -7,7 +7,7 @@ import json
 import click
 import yaml
 
-from edgekd import device as devices
+from edgekd import device, profiles
 
 
 @click.group()
@@ -19,7 +19,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print names and descriptions as JSON.")
 def list_(as_json: bool) -> None:
     """List the shipped device profiles."""
-    found = {name: devices.load_device(name).description for name in devices.shipped_devices()}
+    found = {name: profiles.load_device(name).description for name in profiles.shipped_devices()}
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
@@ -33,9 +33,9 @@ def list_(as_json: bool) -> None:
 def show(name: str, resolved: bool) -> None:
     """Print a device profile, a shipped one's name or the path of a YAML file."""
     if resolved:
-        profile = devices.load_device(name)
+        profile = profiles.load_device(name)
         content = profile.model_dump(mode="json")
-        content["scheme_here"] = devices.scheme(profile.quantization).model_dump(mode="json")
+        content["scheme_here"] = device.scheme(profile.quantization).model_dump(mode="json")
         click.echo(yaml.safe_dump(content, sort_keys=False, default_flow_style=None), nl=False)
         return
-    click.echo(devices.find(name).read_text(encoding="utf-8"), nl=False)
+    click.echo(profiles.find(name).read_text(encoding="utf-8"), nl=False)
