@@ -15,7 +15,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
 
-from edgekd.agent import PROTOCOL, __version__, backends, child, environment, events, meters
+from edgekd.agent import PROTOCOL, __version__, backends, bundling, child, environment, events, meters
 from edgekd.agent.errors import AgentError
 from edgekd.agent.measuring import measure
 
@@ -45,6 +45,7 @@ def _probe(chosen: Namespace) -> int:
 COMMANDS: Dict[str, Command] = {
     "run": ("measure a job directory", _run_arguments, _run),
     "probe": ("tell what this device is and what can be measured on it", _probe_arguments, _probe),
+    "bundle": ("measure the bundle that was unzipped here", bundling.add_arguments, bundling.command),
 }
 
 
