@@ -14,8 +14,10 @@ from edgekd.agent.root import ROOT
 
 CPU = "sys/devices/system/cpu"
 
-# What the kernel driver of a GPU is called: Orin and Nano, Thor (gpu-gpc-0, gpu-nvd-0), Xavier, TX2.
-_GPUS = ("*gpu*", "*.gv11b", "*.gp10b")
+# What the kernel driver of a GPU is called: Nano and Orin, Thor (gpu-gpc-0, gpu-nvd-0), Orin with JetPack 5, Xavier, TX2.
+_GPUS = ("*gpu*", "*.ga10b", "*.gv11b", "*.gp10b")
+# Cooling devices that are clocks; others are fans, alerts, and idle injection, which is -1 when it does nothing.
+_COOLING = re.compile("cpufreq|devfreq|gpu|ga10b|gv11b|gp10b|^Processor$")
 _OFF_C = -100.0  # a zone without power says -256
 
 
@@ -75,9 +77,28 @@ def throttle_counts(root: Path = ROOT) -> Dict[str, int]:
     return counts
 
 
+def cooling(root: Path = ROOT) -> Dict[str, int]:
+    """Return how hard the kernel holds back each clock because of heat: 0 is not at all."""
+    states = {}
+    for path, value in integers((root / "sys/class/thermal").glob("cooling_device*/cur_state")):
+        kind = _word(path.parent / "type") or ""
+        if _COOLING.search(kind):
+            states["%s (%s)" % (kind, path.parent.name) if kind in states else kind] = value
+    return states
+
+
+def fans(root: Path = ROOT) -> Dict[str, int]:
+    """Return speeds ("rpm", "fan1_input": turns per minute) and settings ("pwm1": 0 to 255) of fans."""
+    found = {}
+    for pattern in ("fan*_input", "rpm", "pwm1"):
+        for path, value in integers((root / "sys/class/hwmon").glob("hwmon*/" + pattern)):
+            found["%s/%s" % (_word(path.parent / "name") or path.parent.name, path.name)] = value
+    return found
+
+
 def cpufreq(root: Path) -> List[Path]:
     """Return the folder of each core's clock, in the order of the cores."""
-    folders = (root / CPU).glob("cpu[0-9]*/cpufreq")
+    folders = [folder for folder in (root / CPU).glob("cpu*/cpufreq") if folder.parent.name[3:].isdigit()]
     return sorted(folders, key=lambda folder: int(folder.parent.name[3:]))
 
 

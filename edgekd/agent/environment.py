@@ -12,13 +12,24 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, TypeVar
+from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar
 
 import numpy as np
 
+from edgekd.agent.changes import changes
 from edgekd.agent.clocks import CPU as _CPU
-from edgekd.agent.clocks import clocks_mhz, cpu_clocks_mhz, cpufreq, integers, temperatures_c, throttle_counts
-from edgekd.agent.jetson import power_mode
+from edgekd.agent.clocks import (
+    clocks_mhz,
+    cooling,
+    cpu_clocks_mhz,
+    cpufreq,
+    fans,
+    gpu_clocks_mhz,
+    integers,
+    temperatures_c,
+    throttle_counts,
+)
+from edgekd.agent.jetson import jetpack, l4t, power_mode, queried_power_mode
 from edgekd.agent.root import ROOT
 
 __all__ = ["changes", "choose_cores", "clocks_mhz", "cpuinfo", "isa", "power_mode", "snapshot"]
@@ -26,15 +37,16 @@ __all__ += ["temperatures_c", "throttle_counts"]
 
 T = TypeVar("T")
 
-_HOTTER_C = 10.0
-_LESS_MEMORY = 0.5
+_SOURCES = {
+    "cpuinfo_cur_freq": "counted by the hardware (cpuinfo_cur_freq)",
+    "scaling_cur_freq": "what the governor asked for (scaling_cur_freq); the hardware may run slower",
+    "/proc/cpuinfo": "/proc/cpuinfo",
+}
 
 # The names that /proc/cpuinfo gives to what decides how fast int8, bfloat16 and float32 run; ARM's after x86's.
 _FLAGS = ["avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "avx512_bf16"]
 _FLAGS += ["avx512_fp16", "amx_int8", "amx_bf16", "amx_tile"]
 _FLAGS += ["neon", "asimd", "asimdhp", "asimddp", "i8mm", "svei8mm", "bf16", "sve", "sve2", "sme"]
-
-_COMPARED = ("governor", "frequency_limits_mhz", "power_mode", "affinity", "cpu_quota", "online_cores", "kernel")
 
 
 class _Reader:
@@ -48,7 +60,7 @@ class _Reader:
         """Return what `read` gives; None, with a reason, where that is None or a file cannot be read."""
         try:
             value = read()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError, ArithmeticError) as error:  # absent, or not as it should be
             self.reasons[name] = "%s (%s)" % (missing, error)
             return None
         if value is None or value in ({}, []):
@@ -64,61 +76,41 @@ class _Reader:
 def snapshot(root: Path = ROOT) -> Dict[str, Any]:
     """Return the state of the device now, as JSON values."""
     reader = _Reader(root)
-    info = cpuinfo(root)
+    value, info = reader.value, cpuinfo(root)
+    clocks, source = cpu_clocks_mhz(root)
+    release = value("l4t", lambda: l4t(root), "this is no Linux for Tegra")
     state: Dict[str, Any] = {
         "time_unix": time.time(),
-        "machine": reader.value("machine", lambda: _machine(reader), "no device tree or DMI names the machine"),
+        "uptime_seconds": value(
+            "uptime_seconds", lambda: float(reader.text("proc/uptime").split()[0]), "no /proc/uptime"
+        ),
+        "boot_id": value("boot_id", lambda: reader.text("proc/sys/kernel/random/boot_id"), "the kernel names no boot"),
+        "machine": value("machine", lambda: _machine(reader), "no device tree or DMI names the machine"),
+        "l4t": release,
+        "jetpack": value("jetpack", lambda: jetpack(release), _no_jetpack(release)),
         "cpu": info["model"],
         "architecture": platform.machine(),
         "flags": info["flags"],
-        "online_cores": reader.value("online_cores", lambda: reader.text(_CPU + "/online"), "no %s/online" % _CPU),
+        "online_cores": value("online_cores", lambda: reader.text(_CPU + "/online"), "no /%s/online" % _CPU),
         "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "cpu_quota": reader.value("cpu_quota", lambda: _cpu_quota(reader), "no cgroup limits the CPU time"),
-        "governor": reader.value("governor", lambda: _per_core(reader, "scaling_governor"), _no_cpufreq()),
-        "frequency_mhz": reader.value("frequency_mhz", lambda: cpu_clocks_mhz(root)[0], _no_cpufreq()),
-        "frequency_limits_mhz": reader.value("frequency_limits_mhz", lambda: _limits(reader), _no_cpufreq()),
-        "temperature_c": reader.value(
-            "temperature_c",
-            lambda: temperatures_c(root),
-            "no readable sensor in /sys/class/thermal or /sys/class/hwmon",
-        ),
-        "throttle_counts": reader.value(
-            "throttle_counts", lambda: throttle_counts(root), "this kernel and board count no throttling"
-        ),
-        "power_mode": reader.value("power_mode", lambda: power_mode(root), "no nvpmodel or platform profile here"),
-        "memory_bytes": reader.value("memory_bytes", lambda: _memory(reader), "no /proc/meminfo"),
-        "load_average": reader.value(
-            "load_average",
-            lambda: [float(word) for word in reader.text("proc/loadavg").split()[:3]],
-            "no /proc/loadavg",
-        ),
+        "cpu_quota": value("cpu_quota", lambda: _cpu_quota(reader), "no cgroup limits the CPU time"),
+        "governor": value("governor", lambda: _per_core(reader, "scaling_governor"), _no_cpufreq()),
+        "frequency_mhz": value("frequency_mhz", lambda: {**clocks, **gpu_clocks_mhz(root)}, _no_cpufreq()),
+        "frequency_source": _SOURCES.get(source or ""),
+        "frequency_limits_mhz": value("frequency_limits_mhz", lambda: _limits(reader), _no_cpufreq()),
+        "temperature_c": value("temperature_c", lambda: temperatures_c(root), "no readable sensor below /sys/class"),
+        "cooling": value("cooling", lambda: cooling(root), "no cooling device slows a clock here"),
+        "fan": value("fan", lambda: fans(root), "no fan that the kernel knows"),
+        "throttle_counts": value("throttle_counts", lambda: throttle_counts(root), "this kernel and board count none"),
+        "power_mode": value("power_mode", lambda: queried_power_mode(root), "no nvpmodel or platform profile here"),
+        "memory_bytes": value("memory_bytes", lambda: _memory(reader), "no /proc/meminfo"),
+        "load_average": value("load_average", lambda: _load(reader), "no /proc/loadavg"),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
     state["reasons"] = reader.reasons
     return state
-
-
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> List[str]:
-    """Return in words what changed between two snapshots that can make a measurement wrong."""
-    found = [
-        "%s: %s -> %s" % (name, _short(before.get(name)), _short(after.get(name)))
-        for name in _COMPARED
-        if before.get(name) != after.get(name)
-    ]
-    counts = before.get("throttle_counts") or {}
-    for name, count in (after.get("throttle_counts") or {}).items():
-        if count > counts.get(name, count):
-            found.append("throttled: %s %d -> %d" % (name, counts[name], count))
-    temperatures = before.get("temperature_c") or {}
-    for name, degrees in (after.get("temperature_c") or {}).items():
-        if degrees - temperatures.get(name, degrees) >= _HOTTER_C:
-            found.append("temperature of %s: %.0f -> %.0f degC" % (name, temperatures[name], degrees))
-    had, has = (state.get("memory_bytes") or {} for state in (before, after))
-    if has.get("available", 0) < _LESS_MEMORY * had.get("available", 0):
-        found.append("available memory: %d -> %d MB" % (had["available"] // 10**6, has["available"] // 10**6))
-    return found
 
 
 def isa(root: Path = ROOT) -> Dict[str, Any]:
@@ -141,22 +133,20 @@ def isa(root: Path = ROOT) -> Dict[str, Any]:
 
 
 def cpuinfo(root: Path = ROOT) -> Dict[str, Any]:
-    """Return {"model": str | None, "flags": the flags of interest, "mhz": current clocks} from /proc/cpuinfo."""
+    """Return {"model": str | None, "flags": the flags of interest} from /proc/cpuinfo."""
     try:
         text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return {"model": None, "flags": [], "mhz": {}}
+        return {"model": None, "flags": []}
     fields = [line.partition(":")[::2] for line in text.splitlines() if ":" in line]
     pairs = [(key.strip(), value.strip()) for key, value in fields]
     first = dict(reversed(pairs))
     flags = set((first.get("flags") or first.get("Features") or "").split())
     part = "implementer %s, part %s" % (first.get("CPU implementer"), first.get("CPU part"))
     model = first.get("model name") or (part if "CPU part" in first else None)
-    clocks = [float(value) for key, value in pairs if key == "cpu MHz"]
     return {
         "model": model,
         "flags": [flag for flag in _FLAGS if flag in flags],
-        "mhz": {"cpu%d" % index: clock for index, clock in enumerate(clocks)},
     }
 
 
@@ -164,8 +154,16 @@ def _no_cpufreq() -> str:
     return "no /%s/cpu*/cpufreq, as on most virtual machines" % _CPU
 
 
+def _no_jetpack(release: Optional[str]) -> str:
+    return "this is no Linux for Tegra" if release is None else "L4T %s is in no table of this agent" % release
+
+
+def _load(reader: _Reader) -> List[float]:
+    return [float(word) for word in reader.text("proc/loadavg").split()[:3]]
+
+
 def _machine(reader: _Reader) -> Optional[str]:
-    for path in ("proc/device-tree/model", "sys/class/dmi/id/product_name"):
+    for path in ("proc/device-tree/model", "sys/firmware/devicetree/base/model", "sys/class/dmi/id/product_name"):
         if (reader.root / path).is_file():
             return reader.text(path) or None
     return None
@@ -206,10 +204,6 @@ def _memory(reader: _Reader) -> Dict[str, int]:
     kilobytes = dict(re.findall(r"^(\w+):\s+(\d+) kB", reader.text("proc/meminfo"), re.MULTILINE))
     names = {"total": "MemTotal", "available": "MemAvailable", "swap_free": "SwapFree"}
     return {name: int(kilobytes[key]) * 1024 for name, key in names.items() if key in kilobytes}
-
-
-def _short(value: Any) -> str:
-    return "unknown" if value is None else str(value)
 
 
 def choose_cores(asked: Optional[Iterable[int]], threads: int) -> Optional[List[int]]:
