@@ -14,7 +14,7 @@ from edgekd.agent.root import ROOT
 
 CPU = "sys/devices/system/cpu"
 
-# What the kernel driver of a GPU is called: Nano and Orin, Thor (gpu-gpc-0, gpu-nvd-0), Orin with JetPack 5, Xavier, TX2.
+# What the device of a GPU is called: Nano, Orin and Thor (gpu-gpc-0, gpu-nvd-0); Orin with JetPack 5; Xavier; TX2.
 _GPUS = ("*gpu*", "*.ga10b", "*.gv11b", "*.gp10b")
 # Cooling devices that are clocks; others are fans, alerts, and idle injection, which is -1 when it does nothing.
 _COOLING = re.compile("cpufreq|devfreq|gpu|ga10b|gv11b|gp10b|^Processor$")
