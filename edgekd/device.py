@@ -60,7 +60,7 @@ class Quantization(Frozen):
     @property
     def open(self) -> bool:
         """Whether it depends on the processor."""
-        return self.activations == "auto" or (self.activations == "u8" and self.reduce_range == "auto")
+        return "auto" in (self.activations, self.reduce_range)
 
 
 class Power(Frozen):
@@ -118,7 +118,9 @@ class Device(Frozen):
 def scheme(quantization: Quantization, processor: Mapping[str, Any] | None = None) -> Scheme:
     """Return the scheme for a processor, by default this one.
 
-    x86: unsigned activations, with 7-bit weights where there is no VNNI. ARM: signed activations.
+    x86: unsigned activations, with 7-bit weights where there is no VNNI. That goes for signed activations too: ONNX
+    Runtime and OpenVINO compute with them as unsigned ones. ARM: signed activations; its sums never saturate, with or
+    without the dot product instructions.
 
     Args:
         processor: {"arch": str, "vnni": bool} as `edgekd.agent.environment.isa` gives it.
@@ -130,7 +132,7 @@ def scheme(quantization: Quantization, processor: Mapping[str, Any] | None = Non
         activations = "u8" if x86 else "s8"
     reduce_range = quantization.reduce_range
     if reduce_range == "auto":
-        reduce_range = x86 and activations == "u8" and not has["vnni"]
+        reduce_range = x86 and not has["vnni"]
     return Scheme(
         activations=activations,
         symmetric=quantization.symmetric,

@@ -15,7 +15,8 @@ from edgekd.errors import UsageError
 DEVICES = sorted((ROOT / "devices").rglob("*.yaml"))
 X86 = {"arch": "x86_64", "vnni": True}
 OLD_X86 = {"arch": "x86_64", "vnni": False}
-ARM = {"arch": "aarch64", "vnni": False}
+ARM = {"arch": "aarch64", "vnni": False, "dotprod": False}
+DOTPROD = {"arch": "aarch64", "vnni": False, "dotprod": True}
 
 
 def test_what_ships_is_found_by_its_name_and_described():
@@ -36,7 +37,9 @@ def test_what_ships_can_be_measured_here():
         (Quantization(), X86, Scheme(activations="u8")),
         (Quantization(), OLD_X86, Scheme(activations="u8", reduce_range=True)),
         (Quantization(), ARM, Scheme(activations="s8")),
-        (Quantization(activations="s8"), OLD_X86, Scheme(activations="s8")),
+        (Quantization(), DOTPROD, Scheme(activations="s8")),
+        (Quantization(activations="s8"), X86, Scheme(activations="s8")),
+        (Quantization(activations="s8"), OLD_X86, Scheme(activations="s8", reduce_range=True)),
         (Quantization(activations="u8"), ARM, Scheme(activations="u8")),
         (Quantization(reduce_range=True), X86, Scheme(activations="u8", reduce_range=True)),
         (Quantization(reduce_range=False), OLD_X86, Scheme(activations="u8")),
