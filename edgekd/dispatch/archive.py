@@ -25,6 +25,7 @@ MAX_RATIO = 200
 _SMALL_BYTES = 1 << 20  # so little does no harm, however well it is packed
 _CHUNK = 1 << 20
 _SHOWN = 8
+_END = struct.Struct("<4s6xH10x")  # the signature of an archive's end, and the number of files in it
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError, OverflowError)
 
@@ -50,6 +51,8 @@ def extract(archive: Path, target: Path, *, allowed: Sequence[str], max_bytes: i
         try:
             with zipfile.ZipFile(archive) as opened:
                 members = opened.infolist()
+                if _told_count(archive, len(opened.comment)) != len(members):
+                    raise zipfile.BadZipFile("its table of contents is not as long as it says")
                 _check(archive, members, allowed, max_bytes, max_files)
                 for member in members:
                     _unpack(archive, opened, member, folder)
@@ -63,6 +66,16 @@ def extract(archive: Path, target: Path, *, allowed: Sequence[str], max_bytes: i
                 raise told from error
             raise UsageError(f"{archive} is damaged ({error}); copy it again") from error
         folder.replace(target)
+
+
+def _told_count(archive: Path, comment_bytes: int) -> int:
+    """Return how many files the end of an archive promises: damage within its table of contents can swallow some."""
+    with archive.open("rb") as stream:
+        stream.seek(-(_END.size + comment_bytes), 2)
+        signature, count = _END.unpack(stream.read(_END.size))
+    if signature != b"PK\x05\x06":
+        raise zipfile.BadZipFile("something was added to its end")
+    return int(count)
 
 
 def _check(
