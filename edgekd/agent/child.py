@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict
 
-from edgekd.agent import evaluating, latency, power, throughput
+from edgekd.agent import evaluating, latency, power, preparing, throughput
 from edgekd.agent.backends import load as load_backend
 from edgekd.agent.errors import AgentError
 from edgekd.agent.files import read_json, write_json
@@ -30,6 +30,7 @@ def _check(task: Dict[str, Any], report: Report) -> Dict[str, Any]:
 
 _TASKS: Dict[str, Callable[[Dict[str, Any], Report], Dict[str, Any]]] = {
     "check": _check,
+    "prepare": preparing.work,
     "evaluate": evaluating.work,
     "latency": latency.work,
     "throughput": throughput.work,

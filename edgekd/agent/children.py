@@ -19,6 +19,12 @@ from edgekd.agent.files import read_json, write_json
 # A child that reports nothing for this long hangs. Building a TensorRT engine can take a good part of it.
 STALL_SECONDS = 1800.0
 _LOG_LINES = 12
+_KILLED = "; the device may be out of memory"
+_KILLED_WHILE = {
+    "prepare": "; most likely the device ran out of memory while building, which needs more than running: lower the "
+    "option workspace_mb, close the desktop (sudo systemctl isolate multi-user.target) and other programs, and turn "
+    "zram off; swap does not help, the GPU cannot use it"
+}
 
 # Whatever holds the package: a folder, or the zip file that the agent was packed into.
 _HOME = Path(__file__).resolve().parents[2]
@@ -88,7 +94,7 @@ def run_child(
     if "error" in answer:
         raise ChildError(str(answer["error"]), listener.variant)
     if code != 0 or not result.exists():
-        raise ChildError("%s: the process %s%s" % (label, _ending(code), _tail(log)), listener.variant)
+        raise ChildError("%s: the process %s%s" % (label, _ending(code, task["kind"]), _tail(log)), listener.variant)
     return dict(answer)
 
 
@@ -137,10 +143,10 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def _ending(code: Any) -> str:
+def _ending(code: Any, kind: str) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        hint = "; the device may be out of memory" if name == "SIGKILL" else ""
+        hint = _KILLED_WHILE.get(kind, _KILLED) if name == "SIGKILL" else ""
         return "was killed by %s%s" % (name, hint)
     return "ended with exit code %s" % code
 
