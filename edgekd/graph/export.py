@@ -20,6 +20,9 @@ from edgekd.graph.capture import capture, quiet_pytrees
 from edgekd.graph.clean import clean, strip
 from edgekd.graph.lint import find_opset, nonfinite_tensors, quantization_problems
 
+_CARRIED = "edgekd.carried"
+_SPLIT_CHANGED = 18
+
 
 @dataclass(frozen=True)
 class ExportFacts:
@@ -123,7 +126,7 @@ def _fit_opset(proto: ModelProto, max_opset: int) -> ModelProto:
     opset = find_opset(proto)
     try:
         if opset > max_opset:
-            proto = onnx.version_converter.convert_version(proto, max_opset)
+            proto = _converted(proto, max_opset)
             strip(proto)
         proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
         onnx.checker.check_model(proto, full_check=True)
@@ -136,6 +139,27 @@ def _fit_opset(proto: ModelProto, max_opset: int) -> ModelProto:
         raise StageError(
             f"the network needs ONNX opset {opset}; the device reads {max_opset} (max_opset of its profile)"
         )
+    return proto
+
+
+def _converted(proto: ModelProto, opset: int) -> ModelProto:
+    """Return the model in an older opset, by ONNX's own converter.
+
+    The converter knows no way back for Split, which in opset 18 got an attribute to say that its parts are equal. In a
+    domain of its own, Split is carried across; without the attribute the parts are equal too, and the checker looks.
+    """
+    splits = [node for node in proto.graph.node if node.op_type == "Split"] if opset < _SPLIT_CHANGED else []
+    for node in splits:
+        node.domain = _CARRIED
+        kept = [attribute for attribute in node.attribute if attribute.name != "num_outputs"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    if splits:
+        proto.opset_import.append(onnx.helper.make_opsetid(_CARRIED, 1))
+    proto = onnx.version_converter.convert_version(proto, opset)
+    for node in proto.graph.node:
+        if node.domain == _CARRIED:
+            node.domain = ""
     return proto
 
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import StageError
 from edgekd.graph.parity import FLOAT_TOLERANCE, INT8_TOLERANCE, check, compare, run_onnx
@@ -82,3 +82,25 @@ def test_a_model_is_run_in_batches_and_put_together(tmp_path: Path) -> None:
     found = run_onnx(tmp_path / "m.onnx", {"a": a, "b": b}, batch=4)
     np.testing.assert_array_equal(found["sum"], a + b)
     np.testing.assert_array_equal(found["twice"], a + a)
+
+
+def test_integers_are_summed_as_the_file_says_and_not_as_this_processor_would(tmp_path: Path) -> None:
+    """127 * 127 + 127 * 127 does not fit the 16 bits in which x86 processors without VNNI sum products of bytes."""
+    pair = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "one", "zero"], ["wd"]),
+        helper.make_node("MatMul", ["d", "wd"], ["y"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.full((8, 3), 127, np.int8), "w"),
+        numpy_helper.from_array(np.float32(1), "one"),
+        numpy_helper.from_array(np.int8(0), "zero"),
+    ]
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]) for name, size in (("x", 8), ("y", 3))
+    ]
+    graph = helper.make_graph(pair, "g", ports[:1], ports[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    found = run_onnx(tmp_path / "m.onnx", {"x": np.full((2, 8), 127, np.float32)}, batch=2)
+    np.testing.assert_array_equal(found["y"], np.full((2, 3), 8 * 127 * 127))
