@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgekd.report import latency, quality
+from edgekd.report import latency, metered, quality
 from edgekd.report.classes import by_class
-from edgekd.report.energy import RejectedError, energy_per_inference
 from edgekd.report.evidence import Arrays, Evidence, Run
 from edgekd.report.gain import distillation_gain
+from edgekd.report.gpu import gpu_time
 from edgekd.report.latency import Latencies
+from edgekd.report.metered import Metered
 from edgekd.report.roles import CANDIDATE
 from edgekd.report.statistics import is_no_difference
 from edgekd.tasks import Task
 
 NO_REFERENCE = "no reference was timed beside it"
 SILENT = "the agent did not measure it"
+_RAW = ("gpu_ns", "host_ns")  # facts that are summed up, not shown
+_COPIED = ("backend", "runtime", "cores", "batch_size", "method", "agent", "started_at", "finished_at")
+_SIMULATION = ("simulated", "substituted", "locked_clocks")
 
 
 def measured(run: Run, device: str, task: Task) -> dict[str, Any]:
@@ -25,9 +29,8 @@ def measured(run: Run, device: str, task: Task) -> dict[str, Any]:
     content = evidence.content
     qualities = _qualities(run, device, task)
     latencies = _latencies(run, evidence)
-    variants = {name: _variant(run, device, name, latencies, found) for name, found in qualities.items()}
-    environment = content.get("environment") or {}
-    energy = content.get("energy") or {}
+    energy = metered.assess(evidence, run.content["reference"])
+    variants = {name: _variant(run, device, name, latencies, energy, found) for name, found in qualities.items()}
     return {
         "error": None,
         "variants": variants,
@@ -37,11 +40,10 @@ def measured(run: Run, device: str, task: Task) -> dict[str, Any]:
         "noise_floor": latencies.noise_floor,
         "comparisons": latencies.comparisons,
         "distribution": latencies.distribution,
-        "energy": {key: energy.get(key) for key in ("meter", "reason", "scope", "floor_j")},
-        "state": {key: environment.get(key) for key in ("before", "after", "changes")},
-        **{key: content.get(key) for key in ("backend", "runtime", "cores", "batch_size", "method", "agent")},
-        **{key: content.get(key) for key in ("started_at", "finished_at")},
-        "spinning": (content.get("latency") or {}).get("spinning"),
+        "energy": energy.device,
+        "state": dict(content["environment"]),
+        **{key: content[key] for key in (*_COPIED, *_SIMULATION)},
+        "spinning": content["latency"]["spinning"] if content["latency"] else None,
         "unsteady_warmup": latencies.unsteady,
         **{key: run.content["devices"][device].get(key) for key in ("profile", "scheme")},
     }
@@ -51,13 +53,15 @@ def not_measured(run: Run, device: str) -> dict[str, Any]:
     """Return what a report says of a device that gave no measurement: every figure null, with the reason."""
     content = run.content["devices"][device]
     error = content.get("error") or {"kind": "failed", "message": "the run holds no measurement of this device"}
-    keys = ("distillation_gain_pp", "noise_floor", "distribution", "energy", "backend", "runtime", "cores")
-    nothing = latency.not_timed(error["message"])
+    keys = ("distillation_gain_pp", "noise_floor", "distribution", "spinning", *_COPIED, *_SIMULATION)
+    nothing, unmetered = latency.not_timed(error["message"]), metered.not_metered(error["message"])
     names = [name for name in run.content["variants"] if name in (content.get("models") or run.content["variants"])]
     return {
         "error": error,
-        "variants": {name: _variant(run, device, name, nothing, {}) for name in names},
-        **dict.fromkeys((*keys, "batch_size", "method", "agent", "started_at", "finished_at", "spinning")),
+        "variants": {name: _variant(run, device, name, nothing, unmetered, {}) for name in names},
+        **dict.fromkeys(keys),
+        "energy": unmetered.device,
+        "simulated": [],
         "comparisons": [],
         "unsteady_warmup": [],
         "state": {"before": None, "after": None, "changes": None},
@@ -67,7 +71,7 @@ def not_measured(run: Run, device: str) -> dict[str, Any]:
 
 def _latencies(run: Run, evidence: Evidence) -> Latencies:
     if evidence.latency is None:
-        return latency.not_timed(evidence.content.get("latency_reason") or "latency was not measured")
+        return latency.not_timed(evidence.content["latency_reason"] or "latency was not measured")
     return latency.assess(evidence.latency, run.content["reference"])
 
 
@@ -91,7 +95,12 @@ def _outputs(evidence: Evidence, name: str, split: str) -> Arrays | None:
 
 
 def _variant(
-    run: Run, device: str, name: str, latencies: Latencies, qualities: Mapping[str, quality.Quality]
+    run: Run,
+    device: str,
+    name: str,
+    latencies: Latencies,
+    energy: Metered,
+    qualities: Mapping[str, quality.Quality],
 ) -> dict[str, Any]:
     evidence = run.measurements.get(device)
     error: str | None = None
@@ -101,12 +110,12 @@ def _variant(
         error = content.get("error")
     described = run.content["variants"].get(name) or {}
     model = (run.content["devices"][device].get("models") or {}).get(name) or {}
-    facts = content.get("facts") or {}
-    energy, energy_reason = _energy(evidence, name, error or latencies.reason)
     reasons = _reasons(run, name, content, latencies, qualities)
     none = quality.Quality(dict.fromkeys(quality.FIGURES), {})
     test = qualities.get("test", none)
-    throughput = content.get("throughput")
+    energy_figures = energy.figures(name)
+    if error and energy_figures["energy_j"] is None:
+        energy_figures["energy_reason"] = error
     return {
         "error": error,
         "role": described.get("role", CANDIDATE),
@@ -118,15 +127,25 @@ def _variant(
         "size_bytes": model.get("size_bytes"),
         "latency_ns": latencies.summaries.get(name),
         **_speedup(name, latencies),
+        **_alone(content),
+        **energy_figures,
+        "model": {key: model.get(key) for key in ("file", "sha256")},
+        "reasons": {key: error or why for key, why in reasons.items()},
+    }
+
+
+def _alone(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the device says of a variant by itself, outside of the rounds."""
+    throughput = content.get("throughput")
+    facts = {key: value for key, value in (content.get("facts") or {}).items() if value is not None}
+    return {
+        "gpu_ns": gpu_time(facts),
         "throughput_per_s": throughput["inferences"] / throughput["seconds"] if throughput else None,
         "throughput_threads": throughput["threads"] if throughput else None,
         **{key: content.get(key) for key in ("load_ns", "cold_start_ns", "peak_memory_bytes")},
-        **energy,
-        "energy_reason": energy_reason,
         "precision": facts.get("precision"),
-        "facts": facts,
-        "model": {key: model.get(key) for key in ("file", "sha256")},
-        "reasons": {key: error or why for key, why in reasons.items()},
+        "facts": {key: value for key, value in facts.items() if key not in _RAW},
+        "prepare": content.get("prepare") or {},
     }
 
 
@@ -173,26 +192,3 @@ def _reasons(
         if content.get(field) is None:
             reasons[key] = content.get(given) or silent or SILENT
     return reasons
-
-
-def _energy(evidence: Evidence | None, name: str, problem: str | None) -> tuple[dict[str, Any], str | None]:
-    """The energy figures of a variant, and why there are none."""
-    nothing: dict[str, Any] = {"energy_j": None, "energy_j_ci": None, "energy_detail": None}
-    if evidence is None or evidence.energy is None:
-        header = evidence.content.get("energy") or {} if evidence else {}
-        return nothing, header.get("reason") or problem or "no meter was read"
-    try:
-        found = energy_per_inference(evidence.energy.get("active", {}).get(name, []), evidence.energy.get("idle", []))
-    except RejectedError as reason:
-        rejected = [each["reason"] for each in evidence.energy.get("rejected", []) if each.get("variant") == name]
-        return nothing, problem or "; ".join([str(reason), *rejected[:1]])
-    detail = {
-        "dynamic_j": found.dynamic.value if found.dynamic else None,
-        "dynamic_j_ci": list(found.dynamic.ci) if found.dynamic else None,
-        "low_j": found.low,
-        "high_j": found.high,
-        "windows": found.windows,
-        "inferences": found.inferences,
-        "mean_power_w": found.mean_power_w,
-    }
-    return {"energy_j": found.gross.value, "energy_j_ci": list(found.gross.ci), "energy_detail": detail}, None

@@ -1,14 +1,11 @@
 """What a run left behind, read back and checked: run.json, labels, and every measurement with its digests.
 
 A measurement comes from a device, so nothing in it is trusted: every file must lie inside the measurement's folder,
-have the sha256 it was sent with, and hold plain arrays.
+have the sha256 it was sent with, look as `schema` says, and hold plain arrays.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +15,17 @@ from numpy.typing import NDArray
 
 from edgekd.agent import PROTOCOL
 from edgekd.errors import EdgekdError, UsageError
+from edgekd.report.integration import Readings, Window
+from edgekd.report.reading import Arrays, inside, read_arrays, read_json, verify
+from edgekd.report.schema import CONTROL, Energy, EnergyWindows, Latency, Measurement, checked
+
+__all__ = [
+    "CONTROL", "Arrays", "EnergyEvidence", "Evidence", "LatencySamples", "Run", "read_arrays", "read_json",
+    "read_measurement", "read_run",
+]  # fmt: skip
 
 RUN_SCHEMA = 1
-CONTROL = "#control"  # suffix of the column that is a second session of the same model
-
-Arrays = dict[str, NDArray[Any]]
+EXTERNAL_FILE = "external.csv"  # beside measurement.json: what an external meter said, as it was given
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,46 @@ class LatencySamples:
 
 
 @dataclass(frozen=True)
+class EnergyEvidence:
+    """The energy windows of one device, and what its meter read meanwhile.
+
+    Args:
+        content: samples/energy.json.
+        windows: Its windows, for the estimator.
+        readings: None where the meter is external, or gave none.
+    """
+
+    content: EnergyWindows
+    windows: tuple[Window, ...]
+    readings: Readings | None
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """One verified measurement: its JSON, its latencies, its energy windows, and where its outputs lie."""
+    """One verified measurement: its JSON (the fields of `schema.Measurement`), its latencies, its energy windows, and
+    where its outputs lie."""
 
     folder: Path
     content: dict[str, Any]
     latency: LatencySamples | None
-    energy: dict[str, Any] | None
+    energy: EnergyEvidence | None
+
+    @property
+    def external(self) -> Path | None:
+        """What an external meter said of it; None where nobody brought it."""
+        path = self.folder / EXTERNAL_FILE
+        return path if path.is_file() else None
 
     def outputs(self, variant: str, split: str) -> Arrays | None:
         """The raw outputs of a variant over a split (first axis = samples), or None when it was not evaluated."""
-        name = (self.content["variants"][variant].get("outputs") or {}).get(split)
-        return None if name is None else read_arrays(_inside(self.folder, name))
+        name = self.content["variants"][variant]["outputs"].get(split)
+        if name is None:
+            return None
+        path = inside(self.folder, name)
+        arrays = read_arrays(path)
+        if any(array.ndim == 0 or array.dtype.kind not in "fiub" for array in arrays.values()):
+            raise EdgekdError(f"{path} must hold numbers, the first axis of each array being the samples.")
+        return arrays
 
 
 @dataclass(frozen=True)
@@ -87,7 +118,7 @@ def read_run(folder: Path) -> Run:
     labels = read_arrays(labels_path) if labels_path.is_file() else {}
     measurements = {}
     for device in content["devices"]:
-        measured = _inside(folder, f"measurements/{device}")
+        measured = inside(folder, f"measurements/{device}")
         if (measured / "measurement.json").is_file():
             measurements[device] = read_measurement(measured)
     return Run(folder, content, labels, measurements)
@@ -97,100 +128,82 @@ def read_measurement(folder: Path) -> Evidence:
     """Read and verify one measurement directory.
 
     Raises:
-        EdgekdError: Another protocol version, or a file that is missing, altered, outside the folder or unreadable.
+        EdgekdError: Another protocol version, a field of the wrong kind, or a file that is missing, altered, outside
+            the folder or unreadable; the message names it.
     """
     path = folder / "measurement.json"
-    content = read_json(path)
-    if content.get("protocol") != PROTOCOL:
+    found = read_json(path)
+    if found.get("protocol") != PROTOCOL:
         raise EdgekdError(
-            f"{path} has protocol {content.get('protocol')!r}; this edgekd reads protocol {PROTOCOL}. "
+            f"{path} has protocol {found.get('protocol')!r}; this edgekd reads protocol {PROTOCOL}. "
             "Measure again with the agent of this version."
         )
-    digests: dict[str, str] = content.get("files") or {}
-    for name, expected in digests.items():
-        _verify(_inside(folder, name), expected)
+    content = checked(found, Measurement, str(path))
+    for name, expected in content.files.items():
+        verify(inside(folder, name), expected)
     for name in _referenced(content):
-        if name not in digests:
+        if name not in content.files:
             raise EdgekdError(f"{path} refers to {name!r} without a digest of it: the measurement is incomplete.")
-    energy = content.get("energy") or {}
-    windows = energy.get("windows")
     return Evidence(
         folder=folder,
-        content=content,
-        latency=_read_latency(folder, content["latency"]) if content.get("latency") else None,
-        energy=read_json(_inside(folder, windows)) if windows else None,
+        content=content.model_dump(),
+        latency=_read_latency(folder, content.latency) if content.latency else None,
+        energy=_read_energy(folder, content.energy),
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an EdgekdError names the file that is missing or not JSON."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EdgekdError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise EdgekdError(f"{path} must hold a JSON object, it holds a {type(content).__name__}.")
-    return content
+def _referenced(content: Measurement) -> list[str]:
+    names = [name for variant in content.variants.values() for name in variant.outputs.values()]
+    names += content.latency.processes if content.latency else ()
+    return names + [name for name in (content.energy.windows, content.energy.samples) if name is not None]
 
 
-def read_arrays(path: Path) -> Arrays:
-    """Read an npz of plain arrays; an EdgekdError names the file that is missing, damaged or holds objects."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise EdgekdError(f"{path} cannot be read as an npz of arrays: {error}") from error
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """The path of a file named by a measurement; it must not lead out of the folder."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise EdgekdError(f"{name!r} leads out of {folder}: the measurement is not to be trusted.")
-    return path
-
-
-def _verify(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise EdgekdError(f"{path} is missing: the measurement is incomplete. Measure again.")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise EdgekdError(
-            f"{path} was altered after it was measured: its sha256 is {found[:12]}..., recorded was "
-            f"{expected[:12]}.... Measure again."
-        )
-
-
-def _referenced(content: dict[str, Any]) -> list[str]:
-    names = [name for variant in content["variants"].values() for name in (variant.get("outputs") or {}).values()]
-    names += (content.get("latency") or {}).get("processes") or []
-    windows = (content.get("energy") or {}).get("windows")
-    return names + ([windows] if windows else [])
-
-
-def _read_latency(folder: Path, latency: dict[str, Any]) -> LatencySamples:
-    columns = tuple(latency["columns"])
+def _read_latency(folder: Path, latency: Latency) -> LatencySamples:
     processes = []
-    steady = np.ones(len(columns), bool)
-    for name in latency["processes"]:
-        path = _inside(folder, name)
+    steady = np.ones(len(latency.columns), bool)
+    for name in latency.processes:
+        path = inside(folder, name)
         arrays = read_arrays(path)
-        samples = tuple(_column(path, arrays, index) for index in range(len(columns)))
+        samples = tuple(_column(path, arrays, index) for index in range(len(latency.columns)))
         if len({len(column) for column in samples}) > 1:
             raise EdgekdError(f"{path}: the columns differ in their number of rounds, so they are not paired.")
         processes.append(samples)
-        steady &= arrays.get("warmup_steady", steady)
-    if not processes:
-        raise EdgekdError(f"{folder}: the latency samples of no process are listed.")
-    unsteady = tuple(name for name, settled in zip(columns, steady, strict=True) if not settled)
-    return LatencySamples(columns, tuple(processes), unsteady)
+        settled = arrays.get("warmup_steady", steady)
+        if settled.dtype != bool or settled.shape != steady.shape:
+            raise EdgekdError(f"{path}: warmup_steady must be one truth value per column.")
+        steady &= settled
+    unsteady = tuple(name for name, settled in zip(latency.columns, steady, strict=True) if not settled)
+    return LatencySamples(latency.columns, tuple(processes), unsteady)
 
 
 def _column(path: Path, arrays: Arrays, index: int) -> NDArray[np.int64]:
     samples = arrays.get(f"latency_ns_{index}")
     if samples is None:
         raise EdgekdError(f"{path} has no latency_ns_{index}; it has {', '.join(arrays) or 'nothing'}.")
-    if samples.ndim != 2 or samples.size == 0 or not np.issubdtype(samples.dtype, np.integer) or samples.min() <= 0:
+    if samples.ndim != 2 or samples.size == 0 or not np.issubdtype(samples.dtype, np.integer):
         raise EdgekdError(f"{path}: latency_ns_{index} must be positive integers [rounds, calls].")
-    return samples.astype(np.int64, copy=False)
+    nanoseconds = samples.astype(np.int64, copy=False)
+    if nanoseconds.min() <= 0:
+        raise EdgekdError(f"{path}: latency_ns_{index} must be positive integers [rounds, calls].")
+    return nanoseconds
+
+
+def _read_energy(folder: Path, energy: Energy) -> EnergyEvidence | None:
+    if energy.windows is None:
+        return None
+    path = inside(folder, energy.windows)
+    content = checked(read_json(path), EnergyWindows, str(path))
+    windows = tuple(Window(**window.model_dump()) for window in content.windows)
+    if energy.samples is None or not content.channels:
+        return EnergyEvidence(content, windows, None)
+    path = inside(folder, energy.samples)
+    arrays = read_arrays(path)
+    times, values = arrays.get("time_ns"), arrays.get("values")
+    if times is None or times.dtype != np.int64 or times.ndim != 1:
+        raise EdgekdError(f"{path}: time_ns must be int64 nanoseconds [readings].")
+    if values is None or values.dtype != np.float64 or values.shape != (len(times), len(content.channels)):
+        raise EdgekdError(
+            f"{path}: values must be float64 [readings, channels], here ({len(times)}, {len(content.channels)})."
+        )
+    kinds = {channel.name: channel.kind for channel in content.channels}
+    return EnergyEvidence(content, windows, Readings(times, values, kinds, content.total, content.period_s))

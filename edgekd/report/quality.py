@@ -15,6 +15,8 @@ from edgekd.report.statistics import FloatArray, mean_interval, paired_differenc
 from edgekd.tasks import Task
 
 FIGURES = ("accuracy", "accuracy_ci", "agreement_with_teacher", "agreement_ci", "drop_pp", "drop_pp_ci", "samples")
+_UNFIT = (ValueError, IndexError, TypeError, KeyError, ArithmeticError)
+"""What a task raises on outputs of another shape or kind than its own."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,14 @@ def _scores(outputs: Arrays | None, targets: NDArray[Any] | None, task: Task) ->
         return "the run has no labels"
     if count(outputs) != len(targets):
         return f"{count(outputs)} outputs for {len(targets)} labels: they do not belong together"
-    if len(targets) == 0:
-        return "the split is empty"
-    scores = np.asarray(task.score(outputs, targets), np.float64)
+    return _scored(outputs, targets, task) if len(targets) else "the split is empty"
+
+
+def _scored(outputs: Arrays, targets: NDArray[Any], task: Task) -> FloatArray | str:
+    try:
+        scores = np.asarray(task.score(outputs, targets), np.float64)
+    except _UNFIT as error:
+        return f"the task {task.name} cannot score its outputs: {error}"
     if scores.shape != (len(targets),) or not ((scores >= 0) & (scores <= 1)).all():
         return f"the task {task.name} gave scores that are not one number in [0, 1] per sample"
     return scores
@@ -84,9 +91,13 @@ def _assess_one(
             else "there are no outputs of a reference to compare with"
         )
     else:
-        agreement = np.asarray(task.agreement(outputs, baseline), np.float64)
-        figures["agreement_with_teacher"] = float(agreement.mean())
-        figures["agreement_ci"] = list(mean_interval(agreement))
+        try:
+            agreement = np.asarray(task.agreement(outputs, baseline), np.float64)
+        except _UNFIT as error:
+            reasons["agreement_with_teacher"] = f"the task {task.name} cannot compare its outputs: {error}"
+        else:
+            figures["agreement_with_teacher"] = float(agreement.mean())
+            figures["agreement_ci"] = list(mean_interval(agreement))
     if isinstance(scores, str):
         return Quality(figures, {**reasons, "accuracy": scores, "drop_pp": scores})
     figures["accuracy"] = math.fsum(scores) / len(scores)

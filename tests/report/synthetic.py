@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 CLASSES = 10
+ENERGY = ("meter", "reason", "scope", "scope_kind", "floor_w", "floor_j", "period_s", "windows", "samples")
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def write_measurement(
             "memory_reason": None if fake.memory else "the kernel does not say",
             "throughput": {"inferences": 2000, "seconds": 2.0, "threads": 2},
             "throughput_reason": None,
+            "prepare": {},
             "facts": {"provider": "CPUExecutionProvider", "precision": fake.precision, "layers": fake.layers},
         }
     timed = {name: fake for name, fake in variants.items() if fake.error is None and fake.latency_us is not None}
@@ -139,17 +141,23 @@ def write_measurement(
         np.savez(path, **arrays)
         names.append(keep(f"samples/{process}.npz", path))
     metered = {name: fake.joules for name, fake in variants.items() if fake.joules is not None}
-    energy: dict[str, Any] = {"meter": None, "reason": "no readable RAPL domain", "scope": None, "windows": None}
+    energy = {**dict.fromkeys(ENERGY), "reason": "no readable RAPL domain", "simulated": False}
     if metered:
-        windows = energy_windows(metered)
+        described_energy, arrays = energy_files(metered)
         path = folder / "samples" / "energy.json"
-        path.write_text(json.dumps(windows))
-        energy = {"meter": "rapl", "reason": None, "scope": "package-0", "floor_j": 6.1e-5}
-        energy["windows"] = keep("samples/energy.json", path)
+        path.write_text(json.dumps(described_energy))
+        np.savez(folder / "samples" / "power.npz", **arrays)
+        energy |= {
+            "meter": "rapl", "reason": None, "scope": "CPU package (package-0)", "scope_kind": "package",
+            "floor_j": 6.1e-5, "period_s": described_energy["period_s"],
+            "windows": keep("samples/energy.json", path),
+            "samples": keep("samples/power.npz", folder / "samples" / "power.npz"),
+        }  # fmt: skip
     content = {
-        "protocol": 1, "agent": "0.1.0", "started_at": "2030-01-01T00:00:00+00:00",
+        "protocol": 2, "agent": "0.1.0", "started_at": "2030-01-01T00:00:00+00:00",
         "finished_at": "2030-01-01T00:01:00+00:00", "device": "cpu", "backend": "onnxruntime",
         "runtime": {"name": "onnxruntime", "version": "1.31.1"}, "cores": [1],
+        "simulated": [], "substituted": None, "locked_clocks": None,
         "environment": {
             "before": {"governor": "performance", "temperature_c": {"cpu": 41.0}, "cpu_flags": ["avx2", "avx512_vnni"]},
             "after": {"governor": "performance", "temperature_c": {"cpu": 47.5}, "cpu_flags": ["avx2", "avx512_vnni"]},
@@ -165,17 +173,40 @@ def write_measurement(
     (folder / "measurement.json").write_text(json.dumps({**content, **more}))
 
 
-def energy_windows(joules: dict[str, float], windows: int = 5, seconds: float = 30.0, idle_w: float = 4.0) -> Any:
-    """Counter windows in which every inference takes exactly the joules given, on top of nothing else."""
-    ns = int(seconds * 1e9)
-    active = {
-        name: [
-            {"start_ns": k * ns, "end_ns": (k + 1) * ns, "joules": each * 10_000, "inferences": 10_000}
-            for k in range(windows)
-        ]
-        for name, each in joules.items()
-    }
-    return {"idle": [{"start_ns": 0, "end_ns": ns, "joules": idle_w * seconds}], "active": active}
+def energy_files(
+    joules: dict[str, float],
+    *,
+    windows: int = 5,
+    seconds: float = 30.0,
+    idle_w: float = 4.0,
+    period_s: float = 0.1,
+    inferences: int = 10_000,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """samples/energy.json and samples/power.npz of a counter, idle windows before and after, the order ABBA.
+
+    Every inference takes exactly the joules given, and windows begin and end at readings, so that all is exact.
+    """
+    ticks = round(seconds / period_s)
+    names = list(joules)
+    order = [name for turn in range(windows) for name in (names if turn % 2 == 0 else names[::-1])]
+    watts: list[float] = [idle_w] * 10
+    described = []
+    for variant in (None, *order, None):
+        power = idle_w if variant is None else joules[variant] * inferences / seconds
+        described.append({
+            "kind": "idle" if variant is None else "active", "variant": variant, "seconds": seconds,
+            "start_ns": round(len(watts) * period_s * 1e9), "end_ns": round((len(watts) + ticks) * period_s * 1e9),
+            "inferences": 0 if variant is None else inferences, "late": 0, "mean_power_w": power, "rejected": None,
+        })  # fmt: skip
+        watts += [power] * ticks + [idle_w] * 10
+    counter = np.concatenate([[0.0], np.cumsum(watts) * period_s])
+    time_ns = np.round(np.arange(len(counter)) * period_s * 1e9).astype(np.int64)
+    content = {
+        "channels": [{"name": "package-0", "kind": "energy"}], "total": ["package-0"], "period_s": period_s,
+        "pace_hz": None, "bursts": [], "warmup": {"seconds": 12.0, "steady": True, "reason": None},
+        "windows": described,
+    }  # fmt: skip
+    return content, {"time_ns": time_ns, "values": counter[:, None]}
 
 
 def write_run(

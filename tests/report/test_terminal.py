@@ -50,7 +50,7 @@ def test_no_line_is_wider_than_the_terminal(report: dict[str, Any], width: int, 
 
 
 def test_a_row_has_its_figures(report: dict[str, Any]) -> None:
-    lines = shown(report).splitlines()
+    lines = shown(report, 100).splitlines()
     row = next(k for k, line in enumerate(lines) if line.split()[:1] == ["int8"])
     assert lines[row].split()[:6] == ["int8", "98.50", "%", "0.50", "99.5", "%"]
     assert lines[row].split()[-2:] == ["10.0", "mJ"]

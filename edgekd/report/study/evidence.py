@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import EdgekdError, UsageError
-from edgekd.report.evidence import read_arrays
+from edgekd.report.reading import read_arrays
 from edgekd.report.statistics import FloatArray
 
 STUDY_FILE = "study.json"
