@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
@@ -176,3 +177,32 @@ def test_rounding_noise_of_a_linear_layer_is_what_uniform_rounding_gives() -> No
         ).mean()
         expected = 10 * math.log10(float(layer(x).square().mean() / noise))
         assert sqnr_db(layer(x), converted(x)) == pytest.approx(expected, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "additions"), [("mlp", (1, 8, 8), 0), ("convnet", (1, 8, 8), 0), ("resnet", (3, 8, 8), 3)]
+)
+def test_our_networks_have_what_tensorrt_wants(name: str, shape: tuple[int, ...], additions: int) -> None:
+    """Signed integers around zero, float biases, residual additions with integers on both sides."""
+    torch.manual_seed(3)
+    model = importlib.import_module(f"edgekd.models.{name}").build(input_shape=shape, classes=5).eval()
+    x = torch.randn(32, *shape)
+    converted = quantized(model, x, SYMMETRIC)
+    quantizers = activation_quantizers(converted)
+    assert {node.args[2:] for node in quantizers} == {(0, -128, 127, torch.int8)}
+    buffers = dict(converted.named_buffers())
+    for layer in calls(converted, *LAYERS):
+        stored, _, zero_points, axis = layer.args[1].args[:4]
+        integers = buffers[stored.target]
+        assert axis == 0
+        assert integers.dtype == torch.int8
+        assert int(integers.abs().max()) == 127
+        assert not buffers[zero_points.target].any()
+        bias = layer.args[2]
+        assert bias is None or bias.op == "get_attr"
+    found = calls(converted, aten.add.Tensor, aten.add_.Tensor)
+    assert len(found) == additions
+    for addition in found:
+        assert {origin(value).target for value in addition.args} == {decomposed.dequantize_per_tensor.default}
+    with torch.no_grad():
+        assert sqnr_db(model(x), converted(x)) > 30
