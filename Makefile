@@ -12,11 +12,12 @@ demo: $(VENV)/.all          ## the default recipe, from teacher to verdict
 test: $(VENV)/.dev          ## the tests, under 10 minutes on 2 cores
 	$(VENV)/bin/python -m pytest -m "not soak" --cov=edgekd --cov-report=term:skip-covered
 
-check: $(VENV)/.dev         ## format, lint, types, layers
+check: $(VENV)/.dev         ## format, lint, types, layers, the agent's Python 3.8
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/vermin --target=3.8- --no-tips --violations --quiet edgekd/agent
 
 soak: export EDGEKD_KILLS = $(KILLS)
 soak: $(VENV)/.dev          ## random kills; KILLS=n sets how many
