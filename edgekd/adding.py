@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -37,17 +37,29 @@ MAX_FILES = 10_000
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _Model(BaseModel):
+    """One file that was measured."""
+
+    model_config = _STRICT
+
+    sha256: _Sha256
+    precision: str | None
+
+
 class _Told(BaseModel):
     """result.json: what a result is of, and the digest of every other file in it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = _STRICT
 
-    format: Literal[1]
+    format: int
     device: str
     run_id: str
     job_sha256: _Sha256
     protocol: int
-    models: Annotated[dict[str, _Sha256], Field(min_length=1)]
+    models: Annotated[dict[str, _Model], Field(min_length=1)]
     files: dict[str, _Sha256]
 
 
@@ -183,8 +195,10 @@ def _check_run(told: _Told, run: Mapping[str, Any]) -> None:
     if told.device not in devices:
         raise EdgekdError(f"it was made for the device {told.device!r:.100}; this run has {', '.join(devices)}")
     models = devices[told.device].get("models") or {}
-    for name, sha256 in told.models.items():
-        if name not in models or models[name]["sha256"] != sha256:
+    for name, model in told.models.items():
+        # A quantized file is sent in another form to a device that builds it in a precision (dispatch.variants).
+        same = name in models and (model.precision == "int8" or models[name]["sha256"] == model.sha256)
+        if not same:
             raise EdgekdError(f"its {name!r:.100} is not the one of this run: it was made of other files")
 
 
@@ -221,7 +235,7 @@ def _name(run: Path, devices: Mapping[str, Any], found: _Found) -> str | None:
     if there(found.device):
         return None
     if devices[found.device].get("error") is None:
-        raise UsageError(
+        raise EdgekdError(
             f"{run} has another measurement of {found.device} already, and keeps it. To measure again, make a new run "
             "with --bundle and another --out (what is finished is taken from the store), and measure its bundle"
         )

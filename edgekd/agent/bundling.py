@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Dict, Mapping, Optional, Union
 
-from edgekd.agent import PROTOCOL
+from edgekd.agent import PROTOCOL, preview
 from edgekd.agent import job as jobs
 from edgekd.agent.errors import AgentError
 from edgekd.agent.files import read_json, replacing, sha256, write_json
@@ -51,11 +51,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def command(chosen: Namespace) -> int:
-    """Measure the bundle in the working directory; progress goes to standard error."""
+    """Measure the bundle in the working directory; progress goes to standard error, a preview to standard output."""
     try:
-        run(Path.cwd(), chosen.out, on_cpu=chosen.device == CPU, keep=chosen.keep, say=_say)
+        told = run(Path.cwd(), chosen.out, on_cpu=chosen.device == CPU, keep=chosen.keep, say=_say)
     except OSError as error:
         raise AgentError("%s: %s; nothing was written" % (error.filename or chosen.out, error.strerror)) from error
+    print(preview.text(told), flush=True)
     _say("done: %s; bring it back, then: edgekd report RUN --add %s" % (chosen.out, chosen.out.name))
     return 0
 
@@ -71,7 +72,7 @@ def run(folder: Path, out: Path, *, on_cpu: bool, keep: bool, say: Callable[[str
         say: Called with lines for people.
 
     Returns:
-        The content of measurement.json.
+        What `preview.summary` says of the measurement.
 
     Raises:
         AgentError: The bundle is damaged, its runtime is not here, or the result cannot be written.
@@ -93,10 +94,11 @@ def run(folder: Path, out: Path, *, on_cpu: bool, keep: bool, say: Callable[[str
         if on_cpu:
             measurement["substituted"] = {"asked": job.backend, "used": CPU_BACKEND}
             write_json(measured / "measurement.json", measurement)
+        told = {**preview.summary(measurement, measured), "inputs": "of the bundle"}
         _write_result(out, measured, bundle, job, sha256(folder / JOB / "job.json"))
         if keep:
             measured.replace(kept)
-    return measurement
+    return told
 
 
 def verify(folder: Path) -> Dict[str, Any]:
@@ -133,19 +135,17 @@ def verify(folder: Path) -> Dict[str, Any]:
 def on_processor(job: Job) -> Job:
     """Return the same job for ONNX Runtime on the processor.
 
-    ONNX Runtime computes a file as it is written, so of the variants that are one file in several precisions only one
-    is left: the reference, or the one of float32.
+    ONNX Runtime computes a file as it is written, so of the variants that are one file in several precisions only the
+    first is left, which has the file's own name.
 
     Raises:
         AgentError: That is what the job asks for anyway.
     """
-    if (
-        job.backend == CPU_BACKEND
-        and job.options.get("providers", CPU_OPTIONS["providers"]) == CPU_OPTIONS["providers"]
-    ):
+    usual = CPU_OPTIONS["providers"]
+    if job.backend == CPU_BACKEND and job.options.get("providers", usual) == usual:
         raise AgentError("this bundle is measured with ONNX Runtime on the processor already; leave out --device cpu")
     first: Dict[str, str] = {}
-    for model in sorted(job.models, key=lambda model: (model.name != job.reference, model.precision == "fp16")):
+    for model in job.models:
         first.setdefault(model.sha256, model.name)
     models = tuple(
         replace(model, precision=None, half_file=None, half_sha256=None)
@@ -210,7 +210,7 @@ def _write_result(out: Path, measured: Path, bundle: Mapping[str, Any], job: Job
         "run_id": bundle["run_id"],
         "job_sha256": job_sha256,
         "protocol": PROTOCOL,
-        "models": {model.name: model.sha256 for model in job.models},
+        "models": {model.name: {"sha256": model.sha256, "precision": model.precision} for model in job.models},
         "files": {name: sha256(files[name]) for name in sorted(files)},
     }
     write_zip(out, {**files, RESULT_FILE: json.dumps(told, indent=1).encode("utf-8") + b"\n"})
