@@ -37,7 +37,7 @@ _IDLE_S = 30.0
 _WARMUP_S = 10.0
 _MARGIN_PERIODS, _MARGIN_S = 2, 1.0  # clocks rise within a second; a tenth of a window if that is shorter
 _PAUSE_S = 2.0  # between windows; a tenth of a window if that is shorter
-_SHORTEST_BURST_S = 0.2
+_BURST_PERIODS, _SHORTEST_BURST_S = 3, 0.2  # a burst of two periods would just be seen
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def make_plan(method: Method, pace_hz: Optional[float], period_s: float, externa
         warmup_s=min(_WARMUP_S, window) if method.quick else _WARMUP_S,
         period_s=period_s,
         pace_hz=pace_hz,
-        burst_s=max(_MARGIN_PERIODS * period_s, _SHORTEST_BURST_S) if external else None,
+        burst_s=max(_BURST_PERIODS * period_s, _SHORTEST_BURST_S) if external else None,
     )
 
 

@@ -1,109 +1,112 @@
 from __future__ import annotations
 
-import os
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edgekd.agent import meters
 from edgekd.agent.errors import AgentError
-from edgekd.agent.meters import rapl
+from edgekd.agent.meters import Channel, Reading, external, ina3221, nvml, rapl, tegrastats
+from edgekd.agent.rails import BOARDS, total_of
 
-RANGE = 262_143_328_850  # of a real desktop processor
-
-
-def powercap(root: Path, zones: dict[str, tuple[str, int]]) -> Path:
-    for folder, (name, energy) in zones.items():
-        zone = root / "sys/class/powercap" / folder
-        zone.mkdir(parents=True)
-        (zone / "name").write_text(name + "\n")
-        (zone / "energy_uj").write_text(f"{energy}\n")
-        (zone / "max_energy_range_uj").write_text(f"{RANGE}\n")
-    return root
+from . import sysfs
 
 
-def test_only_packages_are_summed(tmp_path: Path) -> None:
-    root = powercap(
-        tmp_path,
-        {
-            "intel-rapl:0": ("package-0", 1_000_000),
-            "intel-rapl:0:0": ("core", 7),
-            "intel-rapl:0:1": ("dram", 7),
-            "intel-rapl:1": ("package-1", 2_000_000),
-            "intel-rapl:2": ("psys", 7),
-            "intel-rapl-mmio:0": ("package-0", 7),
-        },
-    )
-    name, meter, reason = meters.find("auto", root)
-    assert (name, reason) == ("rapl", None)
+class Scripted:
+    """A meter whose readings are given."""
+
+    scope, scope_kind, period_s = "module (VDD_IN)", "module", 0.1
+    floor_w = floor_j = None
+
+    def __init__(self, *values: float, kind: str = "power") -> None:
+        self.channels = (Channel("VDD_IN", kind), Channel("VDD_SOC", kind))
+        self.total = ("VDD_IN",)
+        self.values = iter(values)
+        self.closed = 0
+
+    def read(self) -> Reading:
+        return Reading(0, (next(self.values), 7.0))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, meter: Scripted) -> None:
+    monkeypatch.setattr(ina3221, "open", lambda _: meter)
+
+
+def test_a_meter_counts_after_one_good_reading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    meter = Scripted(4.8)
+    offer(monkeypatch, meter)
+    assert meters.find("auto", tmp_path) == ("ina3221", meter, None)
+    assert meter.closed == 0
+
+
+@pytest.mark.parametrize("watts", [0.0, -0.4, math.nan, math.inf, 4e9])
+def test_a_total_that_is_no_power_is_no_good_reading(
+    watts: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    meter = Scripted(watts)
+    offer(monkeypatch, meter)
+    name, found, reason = meters.find("ina3221", tmp_path)
+    assert (name, found, meter.closed) == (None, None, 1)
+    assert reason == f"ina3221: no good reading: the total, module (VDD_IN), is {watts:g} W"
+
+
+def test_a_counter_must_move(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seconds = iter(range(10))
+    monkeypatch.setattr(meters, "time", SimpleNamespace(monotonic=lambda: next(seconds) / 2))
+    moving, stuck = Scripted(0.0, 0.0, 0.01, kind="energy"), Scripted(*[0.0] * 9, kind="energy")
+    offer(monkeypatch, moving)
+    assert meters.find("ina3221", tmp_path)[0] == "ina3221"
+    offer(monkeypatch, stuck)
+    assert "the counter of module (VDD_IN) does not move" in str(meters.find("ina3221", tmp_path)[2])
+    assert stuck.closed == 1
+
+
+def test_auto_tries_sysfs_before_tegrastats_and_rapl_before_nvml_and_tells_every_reason(tmp_path: Path) -> None:
+    name, meter, reason = meters.find("auto", tmp_path)
+    assert (name, meter) == (None, None)
+    candidates = [part.split(":")[0] for part in str(reason).split("; ")]
+    assert candidates == ["ina3221", "tegrastats", "rapl", "nvml"]
+    assert "external" not in str(reason)
+    assert meters.available() == ["external", "ina3221", "nvml", "rapl", "tegrastats"]
+
+
+def test_auto_goes_on_where_a_set_of_rails_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sysfs.ina3221(tmp_path, [("VDD_MAIN", 5000, 100)])
+    meter = Scripted(3.0)
+    monkeypatch.setattr(tegrastats, "open", lambda _: meter)
+    assert meters.find("auto", tmp_path) == ("tegrastats", meter, None)
+
+
+def test_usable_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    meter = Scripted(4.8)
+    offer(monkeypatch, meter)
+    assert meters.usable("auto", tmp_path) == ("ina3221", "module (VDD_IN)", None)
+    assert meter.closed == 1
+    assert meters.usable("rapl", tmp_path)[:2] == (None, None)
+
+
+def test_an_external_meter_is_always_there_and_never_automatic(tmp_path: Path) -> None:
+    name, meter, reason = meters.find("external", tmp_path)
+    assert (name, reason) == ("external", None)
     assert meter is not None
-    assert meter.scope == "package-0 + package-1"
-    start = meter.read()
-    assert start == (1_000_000, 2_000_000)
-    (root / "sys/class/powercap/intel-rapl:1/energy_uj").write_text("2500000\n")
-    assert meter.joules(start, meter.read()) == 0.5
+    assert (meter.channels, meter.total, meter.scope_kind) == ((), (), "wall")
+    assert math.isnan(meters.total(meter, ()))
+    with pytest.raises(AgentError, match="read by the host"):
+        meter.read()
+    meter.close()
 
 
-def test_a_counter_that_starts_again_at_zero() -> None:
-    meter = rapl.Rapl((rapl.Domain("package-0", Path("unused"), RANGE),))
-    assert meter.joules((RANGE - 999_999,), (1_000_000,)) == 2.0
-    assert meter.joules((RANGE,), (0,)) == 1e-6
-
-
-@given(st.integers(0, RANGE), st.integers(0, RANGE))
-def test_joules_are_those_that_were_spent(start: int, spent: int) -> None:
-    meter = rapl.Rapl((rapl.Domain("package-0", Path("unused"), RANGE),))
-    end = (start + spent) % (RANGE + 1)
-    assert meter.joules((start,), (end,)) == spent / 1e6
-
-
-def test_the_floor_is_the_largest_step(tmp_path: Path) -> None:
-    class Stepping(rapl.Rapl):
-        values = iter([0, 0, 60, 60, 160, 220])
-
-        def read(self) -> tuple[int, ...]:
-            return (next(self.values, 220),)
-
-    ticks = iter(range(0, 10**12, 10**7))
-    meter = Stepping((rapl.Domain("package-0", tmp_path, RANGE),), clock=lambda: next(ticks))
-    assert meter.floor_j() == 100e-6
-
-
-def test_a_machine_without_rapl_says_so(tmp_path: Path) -> None:
-    assert meters.find("auto", tmp_path) == (
-        None,
-        None,
-        "rapl: no /sys/class/powercap/intel-rapl* on this machine (a virtual machine, or not an x86 processor)",
-    )
-
-
-def test_a_machine_without_packages_says_so(tmp_path: Path) -> None:
-    root = powercap(tmp_path, {"intel-rapl:0": ("psys", 7)})
-    assert meters.find("rapl", root)[2] == "rapl: no package among /sys/class/powercap/intel-rapl* on this machine"
-
-
-def test_a_counter_for_root_only_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = powercap(tmp_path, {"intel-rapl:0": ("package-0", 7)})
-    read_text = Path.read_text
-
-    def refuse(path: Path, encoding: str | None = None) -> str:
-        if path.name == "energy_uj":  # root may read anything, so file modes do not help a test that runs as root
-            raise PermissionError(13, os.strerror(13), str(path))
-        return read_text(path, encoding=encoding)
-
-    monkeypatch.setattr(Path, "read_text", refuse)
-    reason = meters.find("auto", root)[2]
-    assert reason is not None
-    assert "intel-rapl:0/energy_uj may be read by root only" in reason
-    assert "sudo chmod a+r" in reason
-
-
-def test_a_broken_counter_is_told(tmp_path: Path) -> None:
-    root = powercap(tmp_path, {"intel-rapl:0": ("package-0", 7)})
-    (root / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("none\n")
-    assert "cannot be read" in str(meters.find("rapl", root)[2])
+def test_the_total_is_the_sum_of_its_channels_only() -> None:
+    meter = Scripted()
+    assert meters.total(meter, (4.8, 1.5)) == 4.8
+    meter.total = ("VDD_IN", "VDD_SOC")
+    assert meters.total(meter, (0.1, 0.2)) == pytest.approx(0.3)
+    assert math.isnan(meters.total(meter, (0.1, math.nan)))
 
 
 def test_switched_off() -> None:
@@ -113,3 +116,62 @@ def test_switched_off() -> None:
 def test_an_unknown_meter_is_named_with_those_that_exist() -> None:
     with pytest.raises(AgentError, match=r"no power meter 'ina219'; there are auto, none, .*rapl"):
         meters.find("ina219")
+
+
+def test_every_meter_has_a_reason_on_an_empty_device(tmp_path: Path) -> None:
+    for module in (ina3221, tegrastats, rapl, nvml):
+        with pytest.raises(AgentError):
+            module.open(tmp_path)
+    assert external.open(tmp_path).period_s == 1
+
+
+@pytest.mark.parametrize(
+    ("rails", "total", "scope"),
+    [
+        ("VDD_IN VDD_CPU_GPU_CV VDD_SOC", ["VDD_IN"], "module (VDD_IN)"),
+        ("VDD_IN VDD_CPU VDD_GPU VDD_SOC VDD_WIFI VDD_DDR", ["VDD_IN"], "module (VDD_IN)"),
+        ("VDD_SYS_GPU VDD_SYS_SOC VDD_4V0_WIFI VDD_IN VDD_SYS_CPU VDD_SYS_DDR", ["VDD_IN"], "module (VDD_IN)"),
+        ("POM_5V_IN POM_5V_GPU POM_5V_CPU", ["POM_5V_IN"], "module (POM_5V_IN)"),
+        ("VIN VDD_GPU VDD_CPU_SOC_MSS VIN_SYS_5V0", ["VIN"], "carrier input (VIN)"),
+        (
+            "VDD_GPU_SOC VDD_CPU_CV VIN_SYS_5V0 VDDQ_VDD2_1V8AO",
+            ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"],
+            "sum of 3 rails (VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0)",
+        ),
+        (
+            "SYS5V GPU CPU SOC CV VDDRQ",
+            ["GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"],
+            "sum of 6 rails (GPU + CPU + SOC + CV + VDDRQ + SYS5V)",
+        ),
+    ],
+)
+def test_the_total_follows_from_the_set_of_rails(rails: str, total: list[str], scope: str) -> None:
+    for names in (rails.split(), rails.split()[::-1]):
+        found = total_of(names)
+        assert (list(found.rails), found.scope) == (total, scope)
+
+
+@pytest.mark.parametrize(
+    "rails",
+    [
+        "VDD_IN",  # some board's; which one?
+        "VDD_GPU_SOC VDD_CPU_CV",  # an AGX Orin with a rail missing
+        "VDD_GPU_SOC VDD_CPU_CV VIN_SYS_5V0 CVB_ATX_12V",  # IGX: is the new rail inside the others?
+        "VDD_GPU VDD_CPU_SOC_MSS VIN_SYS_5V0",  # Thor without its INA238
+        "GPU CPU SOC CV VDDRQ",
+        "",
+    ],
+)
+def test_an_unknown_set_lists_its_rails_and_has_no_total(rails: str) -> None:
+    with pytest.raises(AgentError, match="power meter: external") as error:
+        total_of(rails.split())
+    assert all(rail in str(error.value) for rail in rails.split())
+
+
+def test_two_rails_of_one_name_have_no_total() -> None:
+    with pytest.raises(AgentError, match="same name"):
+        total_of(["VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC", "VDD_IN"])
+
+
+def test_every_total_consists_of_rails_that_its_board_needs() -> None:
+    assert all(set(board.total) <= board.needs for board in BOARDS)

@@ -143,7 +143,7 @@ def _check_reading(meter: Meter) -> None:
     value = total(meter, meter.read().values)
     if kinds == {"power"}:
         if not 0 < value < _MOST_W:
-            raise AgentError("no good reading: the total, %s, is %s W" % (meter.scope, value))
+            raise AgentError("no good reading: the total, %s, is %g W" % (meter.scope, value))
         return
     first, deadline = value, time.monotonic() + _COUNTER_SECONDS
     while not value > first:

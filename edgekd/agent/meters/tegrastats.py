@@ -88,11 +88,12 @@ class Tegrastats:
 
     def close(self) -> None:
         """End the program and what it started."""
+        if self._child.stdout is None or self._child.stdout.closed:
+            return
         with suppress(ProcessLookupError):  # all of them may have ended by themselves
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
-        if self._child.stdout is not None:
-            self._child.stdout.close()
+        self._child.stdout.close()
 
     def _next(self, seconds: float) -> Optional[Dict[str, float]]:
         """Return the rails of the newest line that has some; None if none comes in time."""
