@@ -119,7 +119,8 @@ def read_run(folder: Path) -> Run:
     measurements = {}
     for device in content["devices"]:
         measured = inside(folder, f"measurements/{device}")
-        if (measured / "measurement.json").is_file():
+        # What lies beside an error counts for nothing: a result that was being added when its process was killed.
+        if not content["devices"][device].get("error") and (measured / "measurement.json").is_file():
             measurements[device] = read_measurement(measured)
     return Run(folder, content, labels, measurements)
 
