@@ -167,17 +167,18 @@ class Cuda:
         graph, instance = ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cudaStreamBeginCapture", stream.handle, _THREAD_LOCAL)
         try:
-            work()
-        finally:
-            ended = self._library.cudaStreamEndCapture(stream.handle, ctypes.byref(graph))
-        self._check("cudaStreamEndCapture", ended)
-        try:
+            try:
+                work()
+            finally:  # a stream that still records is of no use any more
+                ended = self._library.cudaStreamEndCapture(stream.handle, ctypes.byref(graph))
+            self._check("cudaStreamEndCapture", ended)
             if hasattr(self._library, "cudaGraphInstantiateWithFlags"):
                 self._call("cudaGraphInstantiateWithFlags", ctypes.byref(instance), graph, ctypes.c_ulonglong(0))
             else:  # before CUDA 11.4
                 self._call("cudaGraphInstantiate", ctypes.byref(instance), graph, None, None, ctypes.c_size_t(0))
         finally:
-            self._call("cudaGraphDestroy", graph)
+            if graph.value:
+                self._call("cudaGraphDestroy", graph)
         return Owned(instance.value or 0, functools.partial(self._call, "cudaGraphExecDestroy"))
 
     def launch(self, graph: Owned, stream: Owned) -> Callable[[], None]:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, Callable, Dict
 
 from edgekd.agent.backends import load as load_backend
-from edgekd.agent.errors import AgentError
 from edgekd.agent.files import read_npz
 from edgekd.agent.job import parse
 
 
 def work(task: Dict[str, Any], report: Callable[[str, str], None]) -> Dict[str, Any]:
-    """Prepare one variant for the shapes that are timed.
+    """Prepare one variant for the shapes that are timed, or for its own where nothing is timed.
 
     Args:
         task: "job" (content of job.json), "job_dir", "variant".
@@ -26,10 +25,9 @@ def work(task: Dict[str, Any], report: Callable[[str, str], None]) -> Dict[str, 
         {"prepare": what the backend tells}.
     """
     job = parse(task["job"])
-    if job.latency_inputs is None:
-        raise AgentError("the job has no latency inputs, and models are prepared for their shapes")
     job_dir, variant = Path(task["job_dir"]), task["variant"]
-    shapes = {name: array.shape for name, array in read_npz(job_dir / job.latency_inputs).items()}
+    timed = {} if job.latency_inputs is None else read_npz(job_dir / job.latency_inputs)
+    shapes = {name: array.shape for name, array in timed.items()}
     report(variant, "%s: preparing" % variant)
     facts = load_backend(job.backend).prepare(
         job_dir / job.model(variant).file,

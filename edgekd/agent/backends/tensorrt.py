@@ -213,7 +213,7 @@ def _recipe(path: Path, chosen: Mapping[str, Any], shapes: Optional[Mapping[str,
         dla=chosen["dla"],
         allow_gpu_fallback=chosen["allow_gpu_fallback"],
         optimization_level=chosen["optimization_level"],
-        shapes=None if shapes is None else {name: tuple(map(int, shape)) for name, shape in sorted(shapes.items())},
+        shapes={name: tuple(map(int, shape)) for name, shape in sorted(shapes.items())} if shapes else None,
     )
 
 
