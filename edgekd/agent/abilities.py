@@ -25,7 +25,9 @@ def abilities(sections: Sections) -> Dict[str, Any]:
             continue
         what = "measure accuracy, latency and memory with %s" % name
         if "value" in fact:
-            can.append("%s %s" % (what, fact["value"]["version"]))
+            stand_in = fact["value"].get("simulated")
+            marked = " (SIMULATED: %s)" % stand_in if stand_in else ""
+            can.append("%s %s%s" % (what, fact["value"]["version"], marked))
         else:
             cannot.append(_lack(name, what, _first_sentence(fact["unavailable"]), _install(name, jetson)))
     _energy(sections["power"], can, cannot)
