@@ -63,21 +63,23 @@ def warm_up(
         if len(seen_clocks) < _OBSERVATIONS or spent < seconds:
             continue
         last = seen_clocks[-_OBSERVATIONS:]
-        reason = _unsteady([] if pace_hz is not None else last, seen_temperatures[-_OBSERVATIONS:])
-        if reason is None or spent >= _LIMIT * seconds:
-            return WarmUp(spent, reason is None, reason, _medians(last))
+        judged = {} if pace_hz is not None else _series(last), _series(seen_temperatures[-_OBSERVATIONS:])
+        if not any(judged):
+            reason = "this device tells no clocks or temperatures to judge by"
+            return WarmUp(spent, False, reason, _medians(last))
+        moving = _moving(*judged)
+        if moving is None or spent >= _LIMIT * seconds:
+            return WarmUp(spent, moving is None, moving, _medians(last))
 
 
-def _unsteady(clocks: Sequence[Mapping[str, float]], temperatures: Sequence[Mapping[str, float]]) -> Optional[str]:
-    """Return what still moves, or why that cannot be known; None where nothing does."""
-    for name, values in _series(clocks).items():
+def _moving(clocks: Mapping[str, List[float]], temperatures: Mapping[str, List[float]]) -> Optional[str]:
+    """Return what still moves; None where nothing does."""
+    for name, values in clocks.items():
         if max(values) > min(values) * (1 + _CLOCK_SPREAD):
             return "the clock of %s moved between %.0f and %.0f MHz" % (name, min(values), max(values))
-    for name, values in _series(temperatures).items():
+    for name, values in temperatures.items():
         if max(values) - min(values) > _RISE_C:
             return "the temperature of %s moved between %.1f and %.1f degC" % (name, min(values), max(values))
-    if not any(clocks) and not any(temperatures):
-        return "this device tells no clocks or temperatures to judge by"
     return None
 
 
