@@ -10,12 +10,13 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 import zipfile
 import zlib
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Dict, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Mapping, Tuple, Union
 
 from edgekd.agent import PROTOCOL, preview
 from edgekd.agent import job as jobs
@@ -35,6 +36,7 @@ CPU_OPTIONS: Mapping[str, Any] = {"providers": ["CPUExecutionProvider"], "thread
 
 _SAMPLE_BYTES = 1 << 20
 _CHUNK = 1 << 20
+_PATIENCE_SECONDS = 5.0
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 
 
@@ -217,15 +219,16 @@ def _write_result(out: Path, measured: Path, bundle: Mapping[str, Any], job: Job
 
 
 def _telling(say: Callable[[str], None]) -> Progress:
-    """Return what turns a measurement's progress into lines, one for each change."""
-    last: Optional[str] = None
+    """Return what turns a measurement's progress into lines: one for each part, and now and then one within it."""
+    part: Tuple[str, int] = ("", 0)
+    told = 0.0
 
     def progress(phase: str, done: int, total: int, detail: str) -> None:
-        nonlocal last
-        line = "%s %d/%d%s" % (phase, done, total, " " + detail if detail else "")
-        if line != last:
-            say(line)
-        last = line
+        nonlocal part, told
+        now = time.monotonic()
+        if (phase, done) != part or now - told >= _PATIENCE_SECONDS:
+            say("%s %d/%d%s" % (phase, done, total, " " + detail if detail else ""))
+            part, told = (phase, done), now
 
     return progress
 
