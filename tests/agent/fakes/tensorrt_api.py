@@ -6,6 +6,7 @@ builder dies as for want of memory), FAKE_TRT_NO_TACTIC (it finds no implementat
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from pathlib import Path
@@ -23,6 +24,7 @@ TIMED: list[str] = []
 """Layers whose tactics were timed because the timing cache did not know them."""
 
 
+@functools.cache
 def make(release: str, version: str | None = None) -> Any:
     """Return the module of a release; `version` is what it calls itself, by default the release's with a patch."""
     trt: Any = ModuleType("tensorrt")
