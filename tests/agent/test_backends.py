@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ import pytest
 from edgekd.agent import backends
 from edgekd.agent.backends import onnxruntime as ort_backend
 from edgekd.agent.errors import AgentError
+from edgekd.agent.evaluating import evaluate
 
 from .networks import CLASSES, linear, quantized, samples, undefined, weights
 
@@ -203,3 +204,140 @@ def test_openvino_says_when_it_computes_in_bfloat16(tmp_path: Path) -> None:
     )
     assert session.facts({})["inference_precision"] == "bf16"
     assert session.facts({})["precision"] in ({"bfloat16": 1}, {"float32": 1})
+
+
+def test_a_timed_call_on_a_gpu_waits_for_its_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = ort_backend.open(linear(tmp_path / "m.onnx"), {})
+    calls: list[str] = []
+    inner = session._session
+
+    class OnGpu:
+        """The same session, which says that it runs on a GPU."""
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def run_with_iobinding(self, binding: Any) -> None:
+            calls.append("run")
+            inner.run_with_iobinding(binding)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(inner, name)
+
+    binding = type(inner.io_binding())
+    monkeypatch.setattr(binding, "synchronize_outputs", lambda self: calls.append("wait"))
+    session.bind({"input": samples(1)})()
+    assert calls == []  # nothing is added to what is timed on the CPU
+    session._session = OnGpu()
+    call = session.bind({"input": samples(1)})
+    calls.clear()
+    call()
+    assert calls == ["run", "wait"]
+
+
+class Accelerator:
+    """OpenVINO's core as it is where there is a GPU and an NPU; both compute on the CPU, and refuse what they would."""
+
+    hints = frozenset({"PERFORMANCE_HINT", "INFERENCE_PRECISION_HINT"})
+    real: ClassVar[Any]
+    seen: ClassVar[list[dict[str, Any]]]
+
+    def __init__(self) -> None:
+        self._core = Accelerator.real()
+
+    @property
+    def available_devices(self) -> list[str]:
+        return ["CPU", "GPU.0", "NPU"]
+
+    def read_model(self, path: str) -> Any:
+        return self._core.read_model(path)
+
+    def compile_model(self, model: Any, device: str, config: dict[str, Any]) -> Any:
+        plugin = "GPU.0" if device == "GPU" else device
+        if not self.hints.issuperset(config):
+            raise RuntimeError(f"[ NOT_FOUND ] {plugin} has no option {sorted(set(config) - self.hints)}")
+        if plugin == "NPU" and model.is_dynamic():
+            raise RuntimeError("[NPU] dynamic shapes are not supported")
+        Accelerator.seen.append(config)
+        return Compiled(self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), plugin)
+
+
+class Compiled:
+    """A compiled model that says where it would run; an NPU does not tell its layers."""
+
+    def __init__(self, compiled: Any, plugin: str) -> None:
+        self._compiled = compiled
+        self._plugin = plugin
+
+    def get_property(self, name: str) -> Any:
+        return [self._plugin] if name == "EXECUTION_DEVICES" else self._compiled.get_property(name)
+
+    def get_runtime_model(self) -> Any:
+        if self._plugin == "NPU":
+            raise RuntimeError("not implemented")
+        return self._compiled.get_runtime_model()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._compiled, name)
+
+
+@pytest.fixture
+def accelerated(monkeypatch: pytest.MonkeyPatch) -> Any:
+    pytest.importorskip("openvino")
+    module = backends.load("openvino")
+    Accelerator.real, Accelerator.seen = module.openvino.Core, []
+    monkeypatch.setattr(module.openvino, "Core", Accelerator)
+    return module
+
+
+@pytest.mark.parametrize(("device", "plugin"), [("GPU", "GPU.0"), ("GPU.0", "GPU.0"), ("NPU", "NPU")])
+def test_openvino_on_an_accelerator(accelerated: Any, tmp_path: Path, device: str, plugin: str) -> None:
+    options = {"device": device, "inference_precision": "f16"}
+    path, feeds = linear(tmp_path / "m.onnx"), {"input": samples(1)}
+    session = accelerated.open(path, options, {"input": (1, 8)})
+    np.testing.assert_allclose(session.run(feeds)["logits"], feeds["input"] @ weights(), atol=1e-6)
+    assert Accelerator.seen == [{"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f16"}]
+    facts = session.facts(feeds)
+    assert facts["provider"] == plugin
+    if plugin == "NPU":
+        assert (facts["precision"], facts["layers"]) == ({}, [])
+        assert "does not tell its layers" in facts["precision_reason"]
+    else:
+        assert (facts["precision"], facts["precision_reason"]) == ({"float32": 1}, None)
+
+
+def test_openvino_on_an_npu_is_evaluated_one_by_one(accelerated: Any, tmp_path: Path) -> None:
+    session = accelerated.open(linear(tmp_path / "m.onnx"), {"device": "NPU"})
+    assert session.inputs == (backends.Tensor("input", (1, 8), "float32"),)
+    inputs = samples(3)
+    outputs = evaluate(session, {"input": inputs}, lambda done, total: None)
+    np.testing.assert_allclose(outputs["logits"], inputs @ weights(), atol=1e-6)
+
+
+def test_openvino_on_a_gpu_is_evaluated_in_batches(accelerated: Any, tmp_path: Path) -> None:
+    session = accelerated.open(linear(tmp_path / "m.onnx"), {"device": "GPU"})
+    assert session.inputs[0].shape == (None, 8)
+
+
+def test_openvino_saturates_an_accelerator_by_its_own_hint(
+    accelerated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = accelerated.openvino.AsyncInferQueue
+    monkeypatch.setattr(accelerated.openvino, "AsyncInferQueue", lambda compiled: queue(compiled._compiled))
+    accelerated.throughput(linear(tmp_path / "m.onnx"), {"device": "GPU"}, {"input": samples(1)}, 2, 0.02)
+    assert Accelerator.seen == [{"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}]
+
+
+@pytest.mark.parametrize("device", ["GPU", "NPU", "GPU.1"])
+def test_openvino_lists_what_it_sees_where_a_device_is_missing(device: str) -> None:
+    openvino = pytest.importorskip("openvino")
+    there = openvino.Core().available_devices
+    if any(name.startswith(device) for name in there):
+        pytest.skip(f"this machine has a {device}")
+    with pytest.raises(AgentError, match=rf"sees no device {device} here; it sees {', '.join(there)}"):
+        backends.load("openvino").check({"device": device})
+
+
+def test_nothing_takes_long_to_prepare(backend: Any, tmp_path: Path) -> None:
+    assert backend.prepare(linear(tmp_path / "m.onnx"), {}, {"input": (1, 8)}, lambda text: None) == {}
+    assert backend.FIXED_SHAPES is False

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 FIXED_SHAPES = False
 
-_DEFAULTS: Dict[str, Any] = {"providers": ["CPUExecutionProvider"], "threads": 1}
+_CPU = "CPUExecutionProvider"
+_DEFAULTS: Dict[str, Any] = {"providers": [_CPU], "threads": 1}
 
 # The runtime's exceptions have no base class of their own; which of them exist depends on its version.
 _ERROR_NAMES = [
@@ -175,10 +176,13 @@ class OnnxRuntimeSession:
         for name, array in self.run(feeds).items():
             buffer = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(array.shape), array.dtype.type)
             binding.bind_ortvalue_output(name, buffer)
-        run = self._session.run_with_iobinding
+        run, wait = self._session.run_with_iobinding, binding.synchronize_outputs
+        if self._session.get_providers()[0] == _CPU:
+            return lambda: run(binding)
 
-        def call() -> None:
+        def call() -> None:  # inputs and outputs lie in host memory: both copies are in it
             run(binding)
+            wait()
 
         return call
 

@@ -5,6 +5,9 @@ Options: `device` (default "CPU"; AUTO, MULTI and HETERO are refused, because th
 or AMX, OpenVINO would otherwise compute a float32 model in bfloat16 without saying so; int8 layers of a quantized
 model stay int8).
 
+On a GPU or an NPU threads mean nothing, and memory above the runtime's own includes what the driver allocates for the
+device. An NPU takes fixed shapes only: what is not timed runs there one sample at a time.
+
 A timed model is compiled for the very shape that is timed, which is this runtime's fast path, and called with pre-bound
 tensors and `share_outputs=True`: the interval is then 3 - 6 us longer than the runtime's own `InferRequest.latency`.
 """
@@ -23,7 +26,9 @@ from edgekd.agent.errors import AgentError
 try:
     import openvino
 except ImportError as error:
-    raise AgentError("OpenVINO cannot be imported (%s): pip install 'edgekd[openvino]'" % error) from error
+    raise AgentError(
+        "OpenVINO cannot be imported (%s): pip install openvino, with edgekd: 'edgekd[openvino]'" % error
+    ) from error
 
 if TYPE_CHECKING:
     from edgekd.agent.backends import Array, Feeds
@@ -44,6 +49,7 @@ _COMPUTING = (
     "ScaledDotProduct",
     "MHA",
 )
+_CPU_KEYS = ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "NUM_STREAMS")
 _NOT_EXECUTED = ("Input", "Output", "Const", "Constant", "Parameter", "Result")
 
 
@@ -101,6 +107,8 @@ def open(
     check(options)
     chosen = take_options("openvino", options, _DEFAULTS)
     model = _read(path)
+    if shapes is None and chosen["device"].startswith("NPU"):
+        _fix_batch(model)
     inputs = _inputs(model)
     compiled = _compile(model, chosen, shapes, _latency(chosen["threads"]), path.name)
     return OpenVinoSession(chosen, inputs, compiled)
@@ -113,7 +121,7 @@ def throughput(path: Path, options: Mapping[str, Any], feeds: Feeds, cores: int,
     arrays = check_feeds(_inputs(model), feeds)
     hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": cores, "ENABLE_CPU_PINNING": False}
     shapes = {name: array.shape for name, array in arrays.items()}
-    compiled = _compile(model, chosen, shapes, hints if chosen["device"].startswith("CPU") else {}, path.name)
+    compiled = _compile(model, chosen, shapes, hints, path.name)
     queue = openvino.AsyncInferQueue(compiled)
     for request in queue:
         for port in compiled.inputs:
@@ -172,7 +180,11 @@ class OpenVinoSession:
     def facts(self, feeds: Feeds) -> Dict[str, Any]:
         """Read the compiled graph: which primitive each layer got, in which precision."""
         del feeds
-        layers = [_layer(node) for node in self._compiled.get_runtime_model().get_ordered_ops()]
+        reason = None
+        try:
+            layers = [_layer(node) for node in self._compiled.get_runtime_model().get_ordered_ops()]
+        except RuntimeError as error:  # a plugin need not tell; the NPU's does not
+            layers, reason = [], "the plugin does not tell its layers: %s" % error
         layers = [layer for layer in layers if layer["type"] not in _NOT_EXECUTED]
         return {
             "provider": ", ".join(self._compiled.get_property("EXECUTION_DEVICES")),
@@ -180,6 +192,7 @@ class OpenVinoSession:
             "threads": self._options["threads"],
             "static_shapes": all(port.get_partial_shape().is_static for port in self._compiled.inputs),
             "precision": count_precisions(layers),
+            "precision_reason": reason,
             "layers": layers,
         }
 
@@ -212,7 +225,7 @@ def _compile(
     name: str,
 ) -> Any:
     device = options["device"]
-    only = dict(hints) if device.startswith("CPU") else {"PERFORMANCE_HINT": "LATENCY", **_without_cpu_keys(hints)}
+    only = {key: value for key, value in hints.items() if device.startswith("CPU") or key not in _CPU_KEYS}
     only["INFERENCE_PRECISION_HINT"] = options["inference_precision"]
     try:
         if shapes is not None and model.is_dynamic():
@@ -228,9 +241,13 @@ def _compile(
     return compiled
 
 
-def _without_cpu_keys(hints: Mapping[str, Any]) -> Dict[str, Any]:
-    cpu_only = ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "NUM_STREAMS")
-    return {key: value for key, value in hints.items() if key not in cpu_only}
+def _fix_batch(model: Any) -> None:
+    """Give free first axes the length 1."""
+    shapes = {port: port.get_partial_shape() for port in model.inputs}
+    for shape in shapes.values():
+        if len(shape) and shape[0].is_dynamic:
+            shape[0] = 1
+    model.reshape(shapes)
 
 
 def _inputs(model: Any) -> Tuple[Tensor, ...]:
