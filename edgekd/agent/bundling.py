@@ -135,7 +135,7 @@ def verify(folder: Path) -> Dict[str, Any]:
 
 
 def on_processor(job: Job) -> Job:
-    """Return the same job for ONNX Runtime on the processor.
+    """Return the same job for ONNX Runtime on the processor, on any core and with the clocks as they are.
 
     ONNX Runtime computes a file as it is written, so of the variants that are one file in several precisions only the
     first is left, which has the file's own name.
@@ -154,7 +154,15 @@ def on_processor(job: Job) -> Job:
         for model in job.models
         if model.precision is None or first[model.sha256] == model.name
     )
-    return replace(job, device=CPU, backend=CPU_BACKEND, options=dict(CPU_OPTIONS), models=models, cores=None)
+    return replace(
+        job,
+        device=CPU,
+        backend=CPU_BACKEND,
+        options=dict(CPU_OPTIONS),
+        models=models,
+        cores=None,
+        lock_clocks=False,
+    )
 
 
 def write_zip(target: Path, files: Mapping[str, Union[Path, bytes]]) -> None:
@@ -194,6 +202,8 @@ def _for_processor(job_dir: Path, job: Job, work: Path, say: Callable[[str], Non
     for model in job.models:
         if model.name not in kept:
             say("left out: %s, which ONNX Runtime would compute as another variant of the same file" % model.name)
+    if job.lock_clocks:
+        say("the clocks are not locked: that was asked for the device, not for this processor")
     folder = work / JOB
     shutil.copytree(str(job_dir), str(folder))
     write_json(folder / "job.json", changed.to_json())

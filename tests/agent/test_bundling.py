@@ -210,7 +210,7 @@ def test_a_job_for_the_processor():
         model("int8", "q", "int8"),
         model("copy", "t", None),
     )
-    job = Job("board", "tensorrt", models, {"workspace_mb": 512}, reference="teacher", cores=(7,))
+    job = Job("board", "tensorrt", models, {"workspace_mb": 512}, reference="teacher", cores=(7,), lock_clocks=True)
     changed = bundling.on_processor(job)
     assert [(one.name, one.sha256) for one in changed.models] == [
         ("teacher", "t"), ("student", "s"), ("int8", "q"), ("copy", "t"),
@@ -222,22 +222,24 @@ def test_a_job_for_the_processor():
         None,
         "teacher",
     )
+    assert not changed.lock_clocks
     assert changed.options == {"providers": ["CPUExecutionProvider"], "threads": 1}
     assert jobs.parse(json.loads(json.dumps(changed.to_json()))) == changed
 
 
-def test_variants_that_are_left_out_are_named(tmp_path):
+def test_what_is_left_out_is_told(tmp_path):
     there = carried(tmp_path)
     job = jobs.parse(json.loads((there / "job/job.json").read_text()))
     whole, half = (replace(job.models[0], precision=precision) for precision in ("fp32", "fp16"))
     models = (whole, replace(half, name="teacher-fp16"), job.models[1])
-    write_json(there / "job/job.json", replace(job, models=models).to_json())
+    write_json(there / "job/job.json", replace(job, models=models, lock_clocks=True).to_json())
     told = json.loads((there / "bundle.json").read_text())
     told["files"]["job/job.json"] = sha256(there / "job/job.json")
     write_json(there / "bundle.json", told)
     lines: list[str] = []
     preview = bundling.run(there, there / "r.zip", on_cpu=True, keep=False, say=lines.append)
     assert "left out: teacher-fp16, which ONNX Runtime would compute as another variant of the same file" in lines
+    assert "the clocks are not locked: that was asked for the device, not for this processor" in lines
     assert list(preview["models"]) == ["teacher", "int8"]
 
 

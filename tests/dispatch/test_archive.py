@@ -16,7 +16,7 @@ from edgekd.dispatch.archive import MAX_RATIO, extract
 from edgekd.errors import StageError, UsageError
 
 ALLOWED = ("top.json", "data/*.npz")
-GOOD = {"top.json": b'{"a": 1}\n' * 20, "data/one.npz": os.urandom(200), "data/two.npz": b""}
+GOOD = {"top.json": b'{"a": 1}\n' * 20, "data/one.npz": os.urandom(60), "data/two.npz": b""}
 Entry = tuple[str | zipfile.ZipInfo, bytes]
 
 
@@ -203,9 +203,8 @@ def test_a_size_that_is_not_true(claimed, tmp_path):
 
 def test_a_wrong_checksum(good, tmp_path):
     content = good.read_bytes()
-    start = content.find(GOOD["data/one.npz"][:50])
-    if start < 0:  # it was deflated all the same
-        start = content.find(b"data/one.npz") + 30
+    start = content.find(GOOD["data/one.npz"])
+    assert start > 0, "noise is not deflated"
     good.write_bytes(content[:start] + bytes([content[start] ^ 1]) + content[start + 1 :])
     assert "damaged" in refused(good, tmp_path / "out")
 
@@ -224,17 +223,17 @@ def test_a_bit_that_flips_anywhere_is_noticed_or_does_no_harm(good, tmp_path):
     harmed = tmp_path / "harmed.zip"
     noticed = 0
     for position in range(len(whole)):
-        for flip in (1 << position % 8, 0xFF):
-            harmed.write_bytes(whole[:position] + bytes([whole[position] ^ flip]) + whole[position + 1 :])
-            target = tmp_path / f"out-{position}-{flip}"
-            try:
-                found = unpack(harmed, target)
-            except UsageError:
-                noticed += 1
-                assert not target.exists()
-            else:
-                assert found == GOOD, (position, flip)
-    assert noticed > len(whole)
+        flipped = whole[position] ^ (1 << position % 8)
+        harmed.write_bytes(whole[:position] + bytes([flipped]) + whole[position + 1 :])
+        target = tmp_path / f"out-{position}"
+        try:
+            found = unpack(harmed, target)
+        except UsageError:
+            noticed += 1
+            assert not target.exists()
+        else:
+            assert found == GOOD, position
+    assert noticed > len(whole) / 2
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip file at all" * 100, bytes(1000)])
