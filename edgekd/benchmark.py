@@ -12,15 +12,17 @@ import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 
-from edgekd import artifact, rundir
+from edgekd import artifact, profiles, rundir
 from edgekd import data as datasets
-from edgekd import profiles
-from edgekd.dispatch import measurement
+from edgekd.dispatch import measurement, placing
+from edgekd.dispatch.job import Order
+from edgekd.dispatch.measurement import Dispatch
 from edgekd.errors import UsageError
 from edgekd.graph.lint import GraphFacts, Port, inspect, read
 from edgekd.making import Show
 from edgekd.options import Data as DataOptions
-from edgekd.pipeline import Result
+from edgekd.pipeline import Result, entry
+from edgekd.profiles import Handling
 from edgekd.recipe import Gates, Recipe
 from edgekd.report import build
 from edgekd.stages.measure import Options as Measuring
@@ -52,6 +54,7 @@ def bench(
     models: Sequence[Path | str],
     device: str = "cpu",
     *,
+    handling: Handling | None = None,
     against: Path | str | None = None,
     data: str | None = None,
     gates: Gates | None = None,
@@ -65,6 +68,7 @@ def bench(
 
     Args:
         models: the files; a file's stem is its name in the report.
+        handling: how the device is reached, and what may be done there.
         against: the file that the others are compared with.
         data: a recipe whose data are the inputs, or a data source. Default: random inputs, which the report says;
             accuracy is then not measured.
@@ -77,11 +81,13 @@ def bench(
     started = datetime.now(UTC)
     measuring = measuring or Measuring()
     files = _named(models, against)
-    devices = profiles.load_devices([device])
-    ((name, profile),) = devices.items()
+    handling = handling or Handling()
+    devices = profiles.load_devices([device], handling.at)
+    (name,) = devices
     if out is not None:
         rundir.check_target(Path(out))
-    facts = _inspected(files, measuring.batch_size, list(profiles.problems(devices)))
+    places, problems = placing.place(devices, bundle=handling.bundle, say=show.say)
+    facts = _inspected(files, measuring.batch_size, problems)
     feeds = _feeds(next(iter(facts.values())), data, data_dir, measuring.batch_size)
     opened = artifact.open_store(store or artifact.default_root(), show.say)
     run_id = rundir.new_id("bench", started)
@@ -89,11 +95,11 @@ def bench(
     reference = REFERENCE if against is not None else None
     with rundir.replacing(target) as folder:
         copies = _copies(folder, files, facts)
-        error = measurement.take(
-            folder / "measurements" / name,
-            name=name, device=profile, models=copies, reference=reference,
-            splits=feeds.splits, latency=feeds.latency, options=measuring, progress=show.working(f"measure[{name}]"),
-        )  # fmt: skip
+        order = Order(
+            name, places[name].device, copies, reference, feeds.splits, feeds.latency, measuring, handling.lock_clocks
+        )
+        dispatch = Dispatch(folder, run_id, handling.keep, show.say, show.working)
+        outcome = measurement.take_all(dispatch, [order], places)[name]
         if feeds.labels:
             rundir.write_labels(folder, feeds.labels)
         content = {
@@ -105,13 +111,11 @@ def bench(
             "inputs": "data" if data else "random",
             "reference": reference,
             "gates": gates.model_dump(exclude_none=True, exclude_defaults=True) if gates else {},
-            "variants": {key: {"parameters": found.parameters, "macs": found.macs} for key, found in facts.items()},
-            "devices": {name: {
-                "profile": profile.model_dump(mode="json"),
-                "scheme": None,
-                "models": {variant: rundir.model_facts(folder, path) for variant, path in copies.items()},
-                "error": error,
-            }},
+            "variants": {
+                variant: {"parameters": facts[path.stem].parameters, "macs": facts[path.stem].macs}
+                for variant, path in outcome.models.items()
+            },
+            "devices": {name: {**entry(folder, places[name], outcome), "scheme": None}},
             "stages": [],
             "provenance": rundir.provenance(
                 started,

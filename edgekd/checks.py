@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgekd import data as datasets
 from edgekd import plugin
-from edgekd.device import Device
 from edgekd.document import suggest
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.graph.lint import inspect
 from edgekd.options import Network, Teacher
-from edgekd.profiles import problems as device_problems
 from edgekd.recipe import Recipe
 from edgekd.shipped import shipped_modules
 from edgekd.stages.distill import Options as Distillation
@@ -21,8 +19,11 @@ from edgekd.steps import why_no_targets
 from edgekd.tasks import shipped_tasks
 
 
-def check(recipe: Recipe, devices: Mapping[str, Device], data_dir: Path | None) -> None:
-    """Check a recipe and devices.
+def check(recipe: Recipe, found: Sequence[str], data_dir: Path | None) -> None:
+    """Check a recipe.
+
+    Args:
+        found: what else is wrong, with the devices; all is told together.
 
     Raises:
         UsageError: with all problems at once.
@@ -32,7 +33,7 @@ def check(recipe: Recipe, devices: Mapping[str, Device], data_dir: Path | None) 
         *_distillation_problems(recipe),
         *_compression_problems(recipe),
         *_task_problems(recipe),
-        *device_problems(devices),
+        *found,
     ]
     try:
         datasets.describe(recipe.data.source, data_dir)

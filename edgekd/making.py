@@ -127,7 +127,7 @@ def layers(recipe: Recipe, data_dir: Path | None) -> dict[str, list[dict[str, An
         UsageError: the recipe or its data are not right, or torch is not installed.
         StageError: a network cannot be built.
     """
-    checks.check(recipe, {}, data_dir)
+    checks.check(recipe, (), data_dir)
     _require(["torch"])
     data = datasets.of_recipe(recipe.data, recipe.seed, data_dir)
     return {role: [asdict(layer) for layer in found] for role, found in _function(LISTING)(recipe, data).items()}

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgekd import artifact, checks, making, rundir, steps
+from edgekd import artifact, checks, making, profiles, rundir, steps
 from edgekd import data as datasets
-from edgekd import profiles
 from edgekd import plan as planning
 from edgekd.artifact import Artifact
 from edgekd.data import Data
 from edgekd.device import Device
-from edgekd.dispatch import measurement
+from edgekd.dispatch import measurement, placing
+from edgekd.dispatch.job import Order
+from edgekd.dispatch.measurement import Dispatch, Outcome
+from edgekd.dispatch.placing import Place
 from edgekd.errors import UsageError
 from edgekd.graph.lint import inspect
 from edgekd.making import Show, Workshop
 from edgekd.plan import Planned
+from edgekd.profiles import Handling
 from edgekd.recipe import Recipe
 from edgekd.report import build
 from edgekd.stages.distill import Options as Distillation
@@ -45,15 +47,21 @@ class Job:
     """A run that was checked: everything before its first work."""
 
     recipe: Recipe
-    devices: Mapping[str, Device]
+    places: Mapping[str, Place]
     shop: Workshop
     steps: Sequence[Step]
+
+    @property
+    def devices(self) -> dict[str, Device]:
+        """The profiles by name."""
+        return {name: place.device for name, place in self.places.items()}
 
 
 def prepare(
     recipe: Recipe,
     devices: Sequence[str] | str,
     *,
+    handling: Handling | None = None,
     out: Path | None = None,
     store: Path | None = None,
     data_dir: Path | None = None,
@@ -64,20 +72,21 @@ def prepare(
 
     Raises:
         UsageError: something is wrong; no work was done.
+        DeviceError: nothing can be made for a device that cannot be reached.
     """
-    loaded = profiles.load_devices(devices)
+    handling, show = handling or Handling(), show or Show()
+    loaded = profiles.load_devices(devices, handling.at)
     if out is not None:
         rundir.check_target(out)
-    checks.check(recipe, loaded, data_dir)
-    shop = open_workshop(
-        recipe, store=store, data_dir=data_dir, accelerate_config=accelerate_config, show=show or Show()
-    )
+    places, problems = placing.place(loaded, bundle=handling.bundle, say=show.say)
+    checks.check(recipe, problems, data_dir)
+    shop = open_workshop(recipe, store=store, data_dir=data_dir, accelerate_config=accelerate_config, show=show)
     batch = _measuring(recipe).batch_size
     if batch > len(shop.data.test):
         raise UsageError(
             f"measure.batch_size: {batch} samples are to be timed at once; the test split has {len(shop.data.test)}"
         )
-    return Job(recipe, loaded, shop, steps.steps(recipe, loaded))
+    return Job(recipe, places, shop, steps.steps(recipe, {name: place.device for name, place in places.items()}))
 
 
 def open_workshop(
@@ -122,6 +131,7 @@ def run(
     recipe: Recipe,
     devices: Sequence[str] | str = ("cpu",),
     *,
+    handling: Handling | None = None,
     out: Path | str | None = None,
     store: Path | None = None,
     data_dir: Path | None = None,
@@ -131,7 +141,8 @@ def run(
     """Run a recipe on devices.
 
     Args:
-        devices: shipped profiles' names, or paths of YAML files.
+        devices: names of profiles, shipped ones or one's own, or paths of YAML files.
+        handling: how devices are reached, and what may be done there.
         out: where the run's folder shall be. Default: `runs/` in the store.
         store: Default: EDGEKD_HOME, else `.edgekd`.
         data_dir: where downloaded data lie. Default: EDGEKD_DATA.
@@ -140,13 +151,16 @@ def run(
     Raises:
         SystemExit: 0, in the processes that only help the first one to train (`torchrun`), when they have done so.
         UsageError: found before any work.
+        DeviceError: so was that nothing can be made for a device that cannot be reached.
         StageError: a stage failed; what is finished is kept, and the next run goes on from there.
     """
     started = datetime.now(UTC)
     out = Path(out) if out is not None else None
+    handling = handling or Handling()
     prepared = prepare(
-        recipe, devices, out=out, store=store, data_dir=data_dir, accelerate_config=accelerate_config, show=show
-    )
+        recipe, devices, handling=handling, out=out, store=store, data_dir=data_dir,
+        accelerate_config=accelerate_config, show=show,
+    )  # fmt: skip
     shop, made = prepared.shop, prepared.steps
     team = making.assemble(shop, accelerate_config)
     if shop.compute.rank:
@@ -159,9 +173,11 @@ def run(
     target = out if out is not None else shop.store.root / "runs" / run_id
     with rundir.replacing(target) as folder:
         files = _export_files(folder, made, artifacts)
-        measured = {name: _measure(prepared, folder, name, made, files) for name in prepared.devices}
-        rows += [{"name": f"measure[{name}]", "artifact": None, "cached": False, "facts": {}, "seconds": seconds}
-                 for name, (_, seconds) in measured.items()]  # fmt: skip
+        orders = [_order(prepared, name, files, handling) for name in prepared.places]
+        dispatch = Dispatch(folder, run_id, handling.keep, shop.show.say, shop.show.working)
+        outcomes = measurement.take_all(dispatch, orders, prepared.places)
+        rows += [{"name": f"measure[{name}]", "artifact": None, "cached": False, "facts": {}, "seconds": found.seconds}
+                 for name, found in outcomes.items()]  # fmt: skip
         rundir.write_labels(folder, {"test": shop.data.test.targets, "validation": shop.data.validation.targets})
         content = {
             "schema": rundir.SCHEMA,
@@ -172,8 +188,8 @@ def run(
             "inputs": "data",
             "reference": steps.reference(recipe),
             "gates": recipe.gates.model_dump(exclude_none=True, exclude_defaults=True),
-            "variants": _variant_facts(prepared, made, artifacts),
-            "devices": {name: entry for name, (entry, _) in measured.items()},
+            "variants": _variant_facts(outcomes.values(), made, artifacts),
+            "devices": {name: entry(folder, prepared.places[name], found) for name, found in outcomes.items()},
             "stages": rows,
             "provenance": rundir.provenance(started, recipe=recipe.resolved(), data=_data_facts(shop.data)),
         }
@@ -206,38 +222,34 @@ def _export_files(folder: Path, made: Sequence[Step], artifacts: Mapping[str, Ar
     return files
 
 
-def _measure(
-    prepared: Job, folder: Path, name: str, made: Sequence[Step], files: Mapping[str, Path]
-) -> tuple[dict[str, Any], float]:
-    """Measure all variants on a device and return its entry for run.json, and the seconds it took."""
-    device, data = prepared.devices[name], prepared.shop.data
+def _order(prepared: Job, name: str, files: Mapping[str, Path], handling: Handling) -> Order:
+    """Return what a device is to measure: its own variants, on the test and validation inputs."""
+    device, data, options = prepared.devices[name], prepared.shop.data, _measuring(prepared.recipe)
     scheme = steps.schemes({name: device})[name]
-    chosen = {variant: files[source] for variant, source in steps.variants(scheme, made).items()}
-    options = _measuring(prepared.recipe)
-    feed = inspect(next(iter(chosen.values()))).inputs[0].name
-    started = time.monotonic()
-    error = measurement.take(
-        folder / "measurements" / name,
-        name=name,
-        device=device,
-        models=chosen,
+    models = {variant: files[source] for variant, source in steps.variants(scheme, prepared.steps).items()}
+    feed = inspect(next(iter(models.values()))).inputs[0].name
+    return Order(
+        name,
+        device,
+        models=models,
         reference=steps.reference(prepared.recipe),
         splits={"test": {feed: data.test.inputs}, "validation": {feed: data.validation.inputs}},
         latency={feed: data.test.inputs[: options.batch_size]},
         options=options,
-        progress=prepared.shop.show.working(f"measure[{name}]"),
+        lock_clocks=handling.lock_clocks,
     )
-    seconds = round(time.monotonic() - started, 3)
-    prepared.shop.show.say(
-        f"{f'measure[{name}]':<24} " + (f"failed: {error['message']}" if error else f"done in {seconds:.1f} s")
-    )
-    entry = {
-        "profile": device.model_dump(mode="json"),
+
+
+def entry(folder: Path, place: Place, outcome: Outcome) -> dict[str, Any]:
+    """Return what run.json says of a device."""
+    scheme = steps.schemes({"": place.device})[""]
+    return {
+        "profile": place.device.model_dump(mode="json"),
         "scheme": {**scheme.model_dump(), "label": scheme.label},
-        "models": {variant: rundir.model_facts(folder, path) for variant, path in chosen.items()},
-        "error": error,
+        "models": {variant: rundir.model_facts(folder, path) for variant, path in outcome.models.items()},
+        "refused": dict(outcome.refused),
+        "error": outcome.error,
     }
-    return entry, seconds
 
 
 def _measuring(recipe: Recipe) -> Measuring:
@@ -246,16 +258,18 @@ def _measuring(recipe: Recipe) -> Measuring:
     return options
 
 
-def _variant_facts(prepared: Job, made: Sequence[Step], artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+def _variant_facts(
+    outcomes: Iterable[Outcome], made: Sequence[Step], artifacts: Mapping[str, Artifact]
+) -> dict[str, Any]:
     """Return role, parameters and MACs of every variant, in the order of the chain."""
     exported = {step.variant: artifacts[step.label].facts for step in made if step.name == "export"}
     found: dict[str, Any] = {}
-    for scheme in steps.schemes(prepared.devices).values():
-        for variant, source in steps.variants(scheme, made).items():
+    for outcome in outcomes:
+        for variant, path in outcome.models.items():
             role = variant.partition("-")[0]
             found[variant] = {
                 "role": role if role in ("teacher", "baseline") else "candidate",
-                **{key: exported[source][key] for key in ("parameters", "macs")},
+                **{key: exported[path.stem][key] for key in ("parameters", "macs")},
             }
     return found
 

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.address import parse
-from edgekd.agent import backends, meters
-from edgekd.agent.environment import choose_cores
-from edgekd.agent.errors import AgentError
 from edgekd.device import Device
 from edgekd.document import load, suggest
 from edgekd.errors import UsageError
 from edgekd.shipped import shipped
 
 SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Handling:
+    """What a user allows or wants of devices besides measuring them.
+
+    Args:
+        at: NAME=user@host[:port] of devices that are reached over ssh.
+        bundle: measure nowhere; leave for each device a zip file that can be measured there.
+        keep: leave what was copied to devices over ssh there.
+        lock_clocks: let the agents fix the clocks meanwhile (`jetson_clocks`), and set them back.
+    """
+
+    at: Sequence[str] = ()
+    bundle: bool = False
+    keep: bool = False
+    lock_clocks: bool = False
 
 
 def shipped_devices() -> dict[str, Path]:
@@ -122,32 +137,3 @@ def device_name(name: str) -> str:
     """Return the name that a device has in reports: a path's stem."""
     path = Path(name)
     return path.stem if path.suffix in SUFFIXES else name
-
-
-def problems(devices: Mapping[str, Device]) -> Iterator[str]:
-    """Yield why a device cannot be measured here: its runtime, the runtime's options, its meter, its cores."""
-    known = backends.available()
-    for name, device in devices.items():
-        if device.backend not in known:
-            hint = suggest(device.backend, known)
-            yield f"device {name}: no backend {device.backend!r}{hint} (there are: {', '.join(known)})"
-            continue
-        try:
-            backends.load(device.backend).check(device.options)
-            meters.find(device.power.meter)
-        except AgentError as error:
-            yield f"device {name}: {error}"
-            continue
-        yield from _core_problems(name, device)
-
-
-def _core_problems(name: str, device: Device) -> Iterator[str]:
-    threads = device.options.get("threads", 1)
-    cores = choose_cores(device.cores, threads)
-    if cores is None:
-        return
-    allowed = sorted(os.sched_getaffinity(0))
-    if not set(cores) <= set(allowed):
-        yield f"device {name}: cores {cores} are not all among those that this process may use, {allowed}"
-    elif len(cores) < threads:
-        yield f"device {name}: {threads} threads do not fit on cores {cores}; ask for fewer threads or more cores"

@@ -136,7 +136,7 @@ def run(
     if out is not None:
         rundir.check_target(out, STUDY_FILE)
     for each in plans.values():
-        checks.check(each, {}, data_dir)
+        checks.check(each, (), data_dir)
     shop = pipeline.open_workshop(base, store=store, data_dir=data_dir, show=show or Show())
     if shop.compute.processes > 1:
         raise UsageError("a study trains in one process; run several studies side by side on one store instead")

@@ -189,7 +189,7 @@ def load(directory: Path) -> Job:
 
 def _model(entry: Any, where: str) -> Model:
     optional = ((str, type(None)), None)
-    kinds = {"precision": optional, "half_file": optional, "half_sha256": optional}
+    kinds: Dict[str, Any] = {"precision": optional, "half_file": optional, "half_sha256": optional}
     kinds.update((name, (str, _REQUIRED)) for name in ("name", "file", "sha256"))
     return Model(**_take(entry, where, **kinds))
 

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from edgekd.agent import PROTOCOL, __version__, environment, meters, root
+from edgekd.agent import PROTOCOL, __version__, environment, locking, meters, root, sampling
 from edgekd.agent import job as jobs
 from edgekd.agent.children import STALL_SECONDS, ChildError, run_child
 from edgekd.agent.errors import AgentError
@@ -108,8 +108,7 @@ def measure(job_dir: Path, out_dir: Path, progress: Progress, stall_seconds: flo
     meter, reason = _meter(job)
     bench = Bench(job, job_dir, out_dir, _cores(job), progress, stall_seconds)
     bench.variants.update((model.name, dict(_EMPTY)) for model in job.models)
-    locked = None
-    if True:
+    with locking.locked(job.lock_clocks) as locked:
         started, before = _now(), environment.snapshot()
         try:
             checked = bench.child("evaluate", (0, len(job.models)), "check", pinned=False)
@@ -156,7 +155,8 @@ def measure(job_dir: Path, out_dir: Path, progress: Progress, stall_seconds: flo
 def _meter(job: Job) -> Tuple[Optional[str], Optional[str]]:
     """Return (name of the meter, None), or (None, why there is none)."""
     name, meter, reason = meters.find(job.power.meter)
-    del meter
+    if meter is not None:
+        meter.close()  # it would disturb what is timed before the energy windows
     return (None, _NOTHING_TIMED) if job.latency_inputs is None else (name, reason)
 
 
@@ -242,19 +242,20 @@ def _throughput(bench: Bench) -> None:
 
 def _energy(bench: Bench, meter: Optional[str], reason: Optional[str]) -> Dict[str, Any]:
     """Measure the energy windows, or say why not."""
-    nothing = {"meter": None, "scope": None, "floor_j": None, "windows": None}
     columns = bench.healthy()
     if meter is None or not columns:
-        return {**nothing, "reason": reason or "no variant runs here"}
-    windows = "samples/energy.json"
-    try:
-        result = bench.child(
-            "energy", (0, 1), "energy", pinned=True, columns=columns, meter=meter, windows=str(bench.out_dir / windows)
-        )
-    except ChildError as error:
-        return {**nothing, "reason": str(error)}
-    bench.progress("energy", 1, 1, meter)
-    return {"meter": meter, "reason": None, "scope": result["scope"], "floor_j": result["floor_j"], "windows": windows}
+        return sampling.absent(reason or "no variant runs here")
+
+    found = sampling.recorded(
+        name=meter,
+        out_dir=bench.out_dir,
+        work_dir=bench.out_dir / _WORK,
+        run=lambda task: bench.child("energy", (0, 1), "energy", pinned=True, columns=columns, **task),
+        cores=bench.cores,
+        period_s=bench.job.power.period_s,
+    )
+    bench.progress("energy", 1, 1, found["reason"] or meter)
+    return found
 
 
 def _now() -> str:

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from edgekd.benchmark import bench
 from edgekd.cli.display import showing
+from edgekd.cli.handling import handled
+from edgekd.profiles import Handling
 from edgekd.report import terminal
 from edgekd.stages.measure import Options as Measuring
 
@@ -18,6 +20,7 @@ from edgekd.stages.measure import Options as Measuring
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--device", default="cpu", show_default=True, help="A shipped profile's name or the path of a YAML file.")
+@handled
 @click.option("--against", type=click.Path(path_type=Path), help="The ONNX file that the others are compared with.")
 @click.option(
     "--data", metavar="RECIPE.yaml|SOURCE", help="Real inputs and labels. Default: random inputs, labelled so."
@@ -30,6 +33,7 @@ from edgekd.stages.measure import Options as Measuring
 def command(
     models: Sequence[Path],
     device: str,
+    handling: Handling,
     against: Path | None,
     data: str | None,
     quick: bool,
@@ -42,8 +46,8 @@ def command(
     console = Console(stderr=as_json)
     with showing(console) as show:
         result = bench(
-            models, device, against=against, data=data, measuring=Measuring(quick=quick, batch_size=batch_size),
-            out=out, data_dir=data_dir, show=show,
+            models, device, handling=handling, against=against, data=data,
+            measuring=Measuring(quick=quick, batch_size=batch_size), out=out, data_dir=data_dir, show=show,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(result.report, indent=1))

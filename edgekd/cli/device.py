@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Sequence
 
 import click
 import yaml
+from rich.console import Console
 
 from edgekd import device, profiles
+from edgekd.cli.handling import AT
 
 
 @click.group()
 def command() -> None:
-    """List and show device profiles."""
+    """List and show device profiles, and probe devices."""
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print names and descriptions as JSON.")
 def list_(as_json: bool) -> None:
-    """List the shipped device profiles."""
-    found = {name: profiles.load_device(name).description for name in profiles.shipped_devices()}
+    """List the device profiles, shipped ones and your own."""
+    known = profiles.shipped_devices() | profiles.user_devices()
+    found = {name: profiles.load_device(name).description for name in known}
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
     for name, description in found.items():
-        click.echo(f"{name:<16} {description}")
+        click.echo(f"{name:<22} {description}")
 
 
 @command.command()
@@ -39,3 +44,21 @@ def show(name: str, resolved: bool) -> None:
         click.echo(yaml.safe_dump(content, sort_keys=False, default_flow_style=None), nl=False)
         return
     click.echo(profiles.find(name).read_text(encoding="utf-8"), nl=False)
+
+
+@command.command()
+@click.argument("name")
+@AT
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def probe(name: str, at: Sequence[str], as_json: bool) -> int:
+    """Tell what the device NAME is, what edgekd can measure there, and what to mend; nothing on it is changed."""
+    # The other commands of this group answer at once: they load nothing that talks to devices.
+    placing = importlib.import_module("edgekd.dispatch.placing")
+    probing = importlib.import_module("edgekd.dispatch.probing")
+    (profile,) = profiles.load_devices([name], at).values()
+    found = placing.probe(name, profile)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        probing.render(found, Console(), backend=profile.backend, meter=profile.power.meter)
+    return 0

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from edgekd import pipeline
 from edgekd.cli.display import showing
+from edgekd.cli.handling import handled
 from edgekd.plan import computing
+from edgekd.profiles import Handling
 from edgekd.recipe import DEFAULT, Recipe
 from edgekd.report import terminal
 
@@ -20,6 +22,7 @@ from edgekd.report import terminal
 @click.argument("recipe", default=DEFAULT)
 @click.option("--device", "devices", multiple=True, default=["cpu"], show_default=True, metavar="NAME",
               help="A device to measure on; repeat it for several. See `edgekd device list`.")  # fmt: skip
+@handled
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
               help="Override a key of the recipe, such as student.width=8; repeat it for several.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Put the run exactly here. Default: runs/ in the store.")
@@ -31,6 +34,7 @@ from edgekd.report import terminal
 def command(
     recipe: str,
     devices: Sequence[str],
+    handling: Handling,
     overrides: Sequence[str],
     out: Path | None,
     data_dir: Path | None,
@@ -45,12 +49,13 @@ def command(
     loaded = Recipe.load(recipe, overrides)
     console = Console(stderr=as_json)
     if only_plan:
-        return _plan(loaded, devices, out, data_dir, as_json, console)
+        return _plan(loaded, devices, handling, out, data_dir, as_json, console)
     follower = computing(loaded.compute).rank > 0  # what it does, the first process tells
     with showing(console, quiet=follower) as show:
         result = pipeline.run(
-            loaded, devices, out=out, data_dir=data_dir, accelerate_config=accelerate_config, show=show
-        )
+            loaded, devices, handling=handling, out=out, data_dir=data_dir, accelerate_config=accelerate_config,
+            show=show,
+        )  # fmt: skip
     if as_json:
         click.echo(json.dumps(result.report, indent=1))
     else:
@@ -60,16 +65,23 @@ def command(
 
 
 def _plan(
-    recipe: Recipe, devices: Sequence[str], out: Path | None, data_dir: Path | None, as_json: bool, console: Console
+    recipe: Recipe,
+    devices: Sequence[str],
+    handling: Handling,
+    out: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
+    console: Console,
 ) -> int:
     with showing(console) as show:
-        prepared = pipeline.prepare(recipe, devices, out=out, data_dir=data_dir, show=show)
+        prepared = pipeline.prepare(recipe, devices, handling=handling, out=out, data_dir=data_dir, show=show)
         planned = pipeline.plan(prepared)
     rows = [
         {"step": one.step.label, "state": "cached" if one.artifact else "will run", "reason": one.reason}
         for one in planned
     ] + [
-        {"step": f"measure[{name}]", "state": "will run", "reason": "always measured anew"} for name in prepared.devices
+        {"step": f"measure[{name}]", "state": "pending" if place.pending else "will run", "reason": place.told(name)}
+        for name, place in prepared.places.items()
     ]
     if as_json:
         click.echo(json.dumps(rows, indent=1))

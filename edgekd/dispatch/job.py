@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from edgekd.agent.files import sha256, write_json, write_npz
 from edgekd.agent.job import Job
 from edgekd.agent.method import Method, Model, Power
 from edgekd.device import Device
+from edgekd.dispatch.variants import Build
 from edgekd.stages.measure import Options
 
 SEED = 0
@@ -41,46 +42,71 @@ def method(options: Options) -> Method:
     )
 
 
-def write(
-    folder: Path,
-    *,
-    name: str,
-    device: Device,
-    models: Mapping[str, Path],
-    reference: str | None,
-    splits: Mapping[str, Mapping[str, np.ndarray]],
-    latency: Mapping[str, np.ndarray],
-    options: Options,
-) -> None:
-    """Fill a job's folder.
+@dataclass(frozen=True)
+class Order:
+    """What one device is to measure.
 
     Args:
+        name: of the device.
+        device: its profile.
         models: ONNX files by variant.
         reference: the variant that the others are compared with.
         splits: for each split the inputs by name, (N, ...).
         latency: the batch that is timed, by input name.
+        options: how long and how often.
+        lock_clocks: whether the agent may fix the device's clocks meanwhile.
+    """
+
+    name: str
+    device: Device
+    models: Mapping[str, Path]
+    reference: str | None
+    splits: Mapping[str, Mapping[str, np.ndarray]]
+    latency: Mapping[str, np.ndarray]
+    options: Options
+    lock_clocks: bool = False
+
+
+def write(folder: Path, order: Order, builds: Mapping[str, Build]) -> None:
+    """Fill a job's folder.
+
+    Args:
+        builds: what is measured as each variant. None of them is refused.
     """
     (folder / "models").mkdir(parents=True)
-    (folder / "inputs").mkdir()
-    rows = []
-    for variant, path in models.items():
-        file = f"models/{variant}.onnx"
-        shutil.copyfile(path, folder / file)
-        rows.append(Model(variant, file, sha256(path)))
-    for split, arrays in {**splits, "latency": latency}.items():
-        write_npz(folder / "inputs" / f"{split}.npz", arrays)
+    files: dict[Path, str] = {}
+
+    def placed(path: Path | None, name: str) -> str | None:
+        """Copy a file into the job, once for all variants that are built from it."""
+        if path is not None and path not in files:
+            files[path] = f"models/{name}.onnx"
+            shutil.copyfile(path, folder / files[path])
+        return None if path is None else files[path]
+
+    models = []
+    for variant, build in builds.items():
+        file, half = placed(build.path, variant), placed(build.half_file, f"{variant}.half")
+        assert file is not None
+        half_sha256 = None if half is None else sha256(folder / half)
+        models.append(Model(variant, file, sha256(folder / file), build.precision, half, half_sha256))
+    inputs = {split: f"inputs/{split}.npz" for split in (*order.splits, "latency")}
+    for split, arrays in {**order.splits, "latency": order.latency}.items():
+        write_npz(folder / inputs[split], arrays)
+    device, power = order.device, order.device.power
     job = Job(
-        device=name,
+        device=order.name,
         backend=device.backend,
-        models=tuple(rows),
+        models=tuple(models),
         options=dict(device.options),
-        reference=reference,
-        inputs={split: f"inputs/{split}.npz" for split in splits},
-        latency_inputs="inputs/latency.npz",
-        batch_size=options.batch_size,
-        method=method(options),
+        reference=order.reference if order.reference in builds else None,
+        inputs={split: inputs[split] for split in order.splits},
+        latency_inputs=inputs["latency"],
+        batch_size=order.options.batch_size,
+        method=method(order.options),
         cores=device.cores,
-        power=Power(meter=device.power.meter),
+        power=Power(power.meter, power.pace_hz, power.period_s),
+        lock_clocks=order.lock_clocks,
+        files={path: sha256(folder / path) for path in inputs.values()},
         seed=SEED,
     )
     write_json(folder / "job.json", job.to_json())
