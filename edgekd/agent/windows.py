@@ -9,8 +9,6 @@ from typing import Callable, List, Optional
 
 Call = Callable[[], object]
 
-_DOZE_S = 0.05
-
 # Load and pauses between, in units: unequal, so that no shift but the right one lays them over each other.
 _BURSTS = (2, 1, 3)
 _PAUSES = (1, 2)
@@ -39,9 +37,9 @@ class Timed:
 def run(call: Optional[Call], seconds: float, pace_hz: Optional[float]) -> Timed:
     """Run for so many seconds: nothing without a call, back to back without a pace."""
     if call is None:
-        return _back_to_back(lambda: time.sleep(min(_DOZE_S, seconds)), seconds, counts=False)
+        return _idle(seconds)
     if pace_hz is None:
-        return _back_to_back(call, seconds, counts=True)
+        return _back_to_back(call, seconds)
     return _paced(call, seconds, pace_hz)
 
 
@@ -56,7 +54,13 @@ def burst(call: Call, unit_s: float) -> List[List[int]]:
     return marks
 
 
-def _back_to_back(call: Call, seconds: float, counts: bool) -> Timed:
+def _idle(seconds: float) -> Timed:
+    begin, start = time.perf_counter(), time.monotonic_ns()
+    time.sleep(seconds)
+    return Timed(start, time.monotonic_ns(), time.perf_counter() - begin, 0, 0)
+
+
+def _back_to_back(call: Call, seconds: float) -> Timed:
     """Call until the time is over, at least once."""
     calls, begin = 0, time.perf_counter()
     start = now = time.monotonic_ns()
@@ -65,7 +69,7 @@ def _back_to_back(call: Call, seconds: float, counts: bool) -> Timed:
         call()
         calls += 1
         now = time.monotonic_ns()
-    return Timed(start, now, time.perf_counter() - begin, calls if counts else 0, 0)
+    return Timed(start, now, time.perf_counter() - begin, calls, 0)
 
 
 def _paced(call: Call, seconds: float, pace_hz: float) -> Timed:

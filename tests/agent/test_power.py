@@ -169,7 +169,7 @@ def test_an_idle_window_is_repeated_at_once(device: Device) -> None:
 
     def disturbed(seconds: float) -> None:
         sleep(seconds)
-        device.gaps += device.clock.now_ns // SECOND == 20  # once the first idle window is under way
+        device.gaps += device.clock.slept.count(40) == 1 and seconds == 40  # the first idle window
 
     device.clock.sleep = disturbed  # type: ignore[method-assign]
     content = measure(device.windows())
