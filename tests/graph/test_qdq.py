@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
+from edgekd import profiles
+from edgekd.compress import quantization
+from edgekd.device import scheme
+from edgekd.graph.export import export_onnx
 from edgekd.graph.float_weights import with_float_weights
+from edgekd.graph.half import to_half
+from edgekd.graph.parity import compare, run_onnx
 from edgekd.graph.qdq import problems, refusal
+from edgekd.models import resnet
 
 WEIGHT = np.random.default_rng(5).standard_normal((4, 4, 1, 1)).astype(np.float32)
 
@@ -297,3 +307,58 @@ def test_every_integer_survives_the_way_through_floats():
     got = run(changed, np.zeros((1, 4, 3, 3), np.float32))
     assert got.dtype == np.int8
     np.testing.assert_array_equal(got, np.tile(integers, (64, 1)))
+
+
+class Attention(nn.Module):
+    """A transformer's block over six positions: layer norm, attention in one head, a residual addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(12, 16), nn.LayerNorm(16)
+        self.qkv, self.out, self.head = nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        x = x + self.out((q @ k.transpose(1, 2) / 4).softmax(-1) @ v)
+        logits: Tensor = self.head(x.mean(1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(lambda: resnet.build(input_shape=(3, 8, 8), classes=5, width=8, blocks=(1, 1)), (3, 8, 8)), (Attention, (6, 12))],
+    ids=["resnet", "attention"],
+)
+def test_what_we_export_for_tensorrt_is_what_it_wants(make: Any, shape: tuple[int, ...], tmp_path: Path):
+    torch.manual_seed(1)
+    model, x = make().eval(), torch.randn(128, *shape)
+    prepared = quantization.prepare(model, (x[:2],), scheme(profiles.load_device("jetson").quantization))
+    quantization.calibrate(prepared, x.split(32))
+    converted = quantization.convert(prepared)
+    count = len(quantization.quantized_layers(prepared))
+    facts = export_onnx(
+        converted,
+        (x[:1],),
+        tmp_path / "m.onnx",
+        input_names=["x"],
+        output_names=["y"],
+        metadata={},
+        max_opset=17,
+        quantized_layers=count,
+    )
+    assert (facts.opset, facts.quantized_layers) == (17, count)
+    proto = onnx.load(tmp_path / "m.onnx")
+    assert [str(problem) for problem in problems(proto)] == []
+    kinds = {tensor.data_type for tensor in proto.graph.initializer}
+    assert kinds <= {TensorProto.FLOAT, TensorProto.INT8, TensorProto.INT64}  # no integer biases
+    with torch.no_grad():
+        answers = [{"y": network(x).numpy()} for network in (model, converted)]
+    onnx.save(with_float_weights(proto), tmp_path / "floats.onnx")
+    to_half(tmp_path / "m.onnx", tmp_path / "half.onnx")
+    for file, near in (("m", 50), ("floats", 50), ("half", 30)):
+        given = run_onnx(tmp_path / f"{file}.onnx", {"x": x.numpy()}, batch=64)
+        against_float, against_integers = (compare(answer, given)["y"] for answer in answers)
+        assert against_integers.sqnr_db > near
+        assert against_float.sqnr_db > 28
+        assert against_float.top1_agreement > 0.95
