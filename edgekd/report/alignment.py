@@ -159,11 +159,11 @@ def _best_place(first: FloatArray, second: FloatArray, distance: float) -> tuple
         part = second[around : round(peak + distance) + slack + 1]
         if len(part):
             scored.append((min(float(first[peak]), float(part.max())), peak, around + int(part.argmax())))
-    best = max(scored, default=(max(0.0, float(first.max())), 0, 0))
+    best = max(scored, default=(0.0, 0, 0))
     if best[0] < MIN_CORRELATION:
         raise RejectedError(
-            f"the external meter's readings do not show the marker bursts (correlation {best[0]:.2f}, "
-            f"{MIN_CORRELATION} is needed). {_HINT}"
+            "the external meter's readings do not show the marker bursts before and after the windows (correlation "
+            f"{best[0]:.2f}, {MIN_CORRELATION} is needed). {_HINT}"
         )
     other = max((score for score, peak, _ in scored if abs(peak - best[1]) > _CELLS), default=0.0)
     if best[0] - other < MIN_LEAD:

@@ -11,7 +11,7 @@ from edgekd import tasks
 from edgekd.artifact import write_text
 from edgekd.report import devices, html, roles
 from edgekd.report.evidence import Run, read_run
-from edgekd.report.integers import float_counterpart
+from edgekd.report.precisions import float_counterpart
 from edgekd.report.verdict import FAILED, NOT_MEASURED, PASSED, judge
 
 SCHEMA = 1
@@ -82,7 +82,8 @@ def _device(run: Run, name: str, task: tasks.Task, gates: dict[str, Any]) -> dic
     reference, variants = run.content["reference"], device["variants"]
     chain, pipeline = roles.chain(variants, reference), run.content["kind"] == "pipeline"
     for own, variant in variants.items():
-        variant["float_counterpart"] = float_counterpart(own, chain, pipeline=pipeline) if own in chain else None
+        names = chain if own in chain else list(variants)
+        variant["float_counterpart"] = float_counterpart(own, names, pipeline=pipeline and own in chain)
     return {**device, "verdict": judge(device, gates=gates, reference=reference)}
 
 

@@ -106,7 +106,8 @@ def _variant(
     error: str | None = None
     content: Mapping[str, Any] = {}
     if evidence is not None:
-        content = evidence.content["variants"].get(name) or {"error": "the device's measurement does not contain it"}
+        missing = (run.content["devices"][device].get("refused") or {}).get(name, "the measurement does not contain it")
+        content = evidence.content["variants"].get(name) or {"error": missing}
         error = content.get("error")
     described = run.content["variants"].get(name) or {}
     model = (run.content["devices"][device].get("models") or {}).get(name) or {}

@@ -139,13 +139,16 @@ def on_device(trace: Trace, energy: EnergyEvidence) -> tuple[Readings, Alignment
     return Readings(time_ns, trace.watts[:, None], {METER: "power"}, (METER,), period_s), found
 
 
-def add_power(run: Path, device: str, file: Path) -> Alignment:
+def add_power(run: Path, device: str, file: Path) -> str:
     """Keep the readings of an external meter with the measurement that they belong to.
 
     Args:
         run: A run's folder.
         device: A device of it that was measured with the meter "external".
         file: Lines of "time,watts"; see `parse`.
+
+    Returns:
+        How its clock was found, for people.
 
     Raises:
         UsageError: The run has no such device, or its energy was not measured with an external meter.
@@ -171,4 +174,7 @@ def add_power(run: Path, device: str, file: Path) -> Alignment:
     temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
     shutil.copyfile(file, temporary)
     temporary.replace(kept)
-    return alignment
+    return (
+        f"{file} is kept with the measurement of {device}: the marker bursts are in it (correlation "
+        f"{alignment.correlation:.2f}), its clock drifts by {alignment.drift * 1e6:+.0f} ppm"
+    )

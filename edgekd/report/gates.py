@@ -93,6 +93,7 @@ GATES: Mapping[str, Gate] = {
 }
 QUALITY_GATES = frozenset({"max_drop_pp", "min_accuracy", "min_agreement"})
 REQUIRE_ENERGY = "require_energy"
+ENERGY_GATES = frozenset({"max_energy_mj", REQUIRE_ENERGY})
 
 
 def evaluate(
@@ -110,6 +111,11 @@ def evaluate(
     Returns:
         {"name", "limit", "value", "ci", "unit", "status", "reason"}.
     """
+    if name in ENERGY_GATES and variant.get("energy_simulated"):
+        return {
+            "name": name, "limit": limit, "value": None, "ci": None, "unit": "", "status": "not_measured",
+            "reason": f"simulated: {variant['energy_simulated']}",
+        }  # fmt: skip
     if name == REQUIRE_ENERGY:
         there = variant["energy_j"] is not None
         return {

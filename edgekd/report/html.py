@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgekd.report import classes, gain, learning, roles, units, views
-from edgekd.report.integers import executed
+from edgekd.report import classes, gain, learning, roles, simulation, units, views, wording
+from edgekd.report.precisions import executed
 
 _HERE = Path(__file__).resolve().parent
 _ASSETS = ("report.css", "chart.umd.min.js", "report.js")
@@ -26,6 +26,8 @@ def render(report: Mapping[str, Any]) -> str:
         "duration": units.duration,
         "size": units.size,
         "quantity": units.quantity,
+        "energy": units.energy,
+        "power": units.power,
         "times": units.times,
         "percent": units.percent,
         "number": units.number,
@@ -41,7 +43,9 @@ def render(report: Mapping[str, Any]) -> str:
         classes=classes,
         gain=gain,
         roles=roles,
+        simulation=simulation,
         views=views,
+        wording=wording,
         executed=executed,
         assets={name: Markup(_asset(name)) for name in _ASSETS},  # noqa: S704 - our own files
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgekd.report.precisions import is_half, stem
+
 TEACHER, BASELINE, CANDIDATE = "teacher", "baseline", "candidate"
 STUDENT = "student"  # the candidate that differs from the baseline by nothing but its teacher
 TAGS = {TEACHER: "another teacher", BASELINE: "without a teacher"}
@@ -25,9 +27,13 @@ def chain(variants: Variants, reference: str | None) -> list[str]:
 
 def tag(name: str, variant: Mapping[str, Any], reference: str | None) -> str:
     """What a reader must know of a variant that is only compared with; nothing for a candidate."""
-    return "reference" if name == reference else TAGS.get(variant["role"], "")
+    if name == reference:
+        return "reference"
+    if variant["role"] == TEACHER and is_half(name):
+        return "reference in float16" if stem(name) == reference else "another teacher in float16"
+    return TAGS.get(variant["role"], "")
 
 
 def several_teachers(variants: Variants) -> bool:
     """Whether the student had more than one teacher."""
-    return [variant["role"] for variant in variants.values()].count(TEACHER) > 1
+    return len([name for name, variant in variants.items() if variant["role"] == TEACHER and not is_half(name)]) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.text import Text
 from edgekd.report import roles, units
 from edgekd.report.columns import Column, Line, fitted
 from edgekd.report.plain import clean
+from edgekd.report.simulation import MARK, all_simulated, energy_simulated
 
 Variant = Mapping[str, Any]
 
@@ -84,8 +86,12 @@ def variants_table(
     where the console is too narrow for all.
     """
     shown = [column for column in COLUMNS if any(column.value(variant) for variant in device["variants"].values())]
+    if energy_simulated(device):
+        shown = [replace(column, under=MARK) if column.head == "energy" else column for column in shown]
     lines = [_line(report, device, name) for name in device["variants"]]
-    return fitted("variant", shown, lines, console, ascii_only=ascii_only, indent=indent)
+    return fitted(
+        MARK if all_simulated(device) else "variant", shown, lines, console, ascii_only=ascii_only, indent=indent
+    )
 
 
 def _line(report: Mapping[str, Any], device: Mapping[str, Any], name: str) -> Line:

@@ -9,12 +9,14 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from edgekd.report import gain, learning, units
+from edgekd.report import gain, learning, units, views, wording
 from edgekd.report.plain import clean, to_ascii
+from edgekd.report.simulation import notices
 from edgekd.report.table import variants_table
 
 STYLES = {"passed": "bold green", "failed": "bold red", "not_measured": "bold yellow"}
 WORDS = {"passed": "PASSED", "failed": "FAILED", "not_measured": "NOT MEASURED"}
+ABSENT = {"pending": "PENDING", "unreachable": "NOT REACHED"}
 MARKS = {"passed": "✓", "failed": "✗", "not_measured": "?"}
 
 
@@ -30,7 +32,9 @@ def render(report: Mapping[str, Any], console: Console) -> None:
 
     for name, device in report["devices"].items():
         show(_headline(name, device))
-        for line in _grounds(device["verdict"]):
+        for notice in notices(device):
+            show(Text(clean(notice), "bold reverse yellow"), indent=2)
+        for line in _grounds(device):
             show(line, indent=2)
         console.print()
         if any(variant["latency_ns"] or variant["samples"] is not None for variant in device["variants"].values()):
@@ -49,7 +53,10 @@ def _headline(name: str, device: Mapping[str, Any]) -> Text:
     """One line that answers: did it pass, on what, and which variant to use."""
     verdict = device["verdict"]
     status = verdict["status"]
-    line = Text.assemble((f"{MARKS[status]} {WORDS[status]}", STYLES[status]), "  ", (clean(name), "bold"), "  ")
+    word = ABSENT.get(device["error"]["kind"], WORDS[status]) if device["error"] else WORDS[status]
+    line = Text.assemble((f"{MARKS[status]} {word}", STYLES[status]), "  ", (clean(name), "bold"), "  ")
+    if device["error"]:
+        return line.append("no figures of this device; what was made is kept")
     chosen = verdict["recommended"]
     if chosen is None:
         best = verdict["best"]
@@ -73,9 +80,11 @@ def _drop(drop_pp: float) -> str:
     return f"{drop_pp:.2f} pp lost" if drop_pp > 0 else f"{-drop_pp:.2f} pp gained"
 
 
-def _grounds(verdict: Mapping[str, Any]) -> list[Text]:
+def _grounds(device: Mapping[str, Any]) -> list[Text]:
     """The gates with their limits, and why this variant (or none)."""
-    lines = []
+    verdict, lines = device["verdict"], []
+    if device["error"]:
+        return [Text(clean(line)) for line in (device["error"]["message"], *views.next_steps(device))]
     if verdict["best"] is not None:
         for gate in verdict["gates"]:
             where = " on validation" if gate["split"] == "validation" else ""
@@ -95,8 +104,18 @@ def _notes(report: Mapping[str, Any], device: Mapping[str, Any]) -> list[Text]:
     lines += [Text.assemble(("! ", "bold yellow"), clean(remark)) for remark in verdict["remarks"]]
     worth = gain.sentence(device)
     lines += [Text(f"{worth} (one seed; `edgekd study` tells more)")] if worth else []
-    lines += [Text(clean(line), "dim") for line in (*_noise(device), *_absent(device), _conditions(report, device))]
+    lines += [Text(clean(line)) for line in _energy(report, device)]
+    lines += [
+        Text(clean(line), "dim")
+        for line in (*_gpu(device), *_noise(device), *_absent(device), _conditions(report, device))
+    ]
     return lines
+
+
+def _energy(report: Mapping[str, Any], device: Mapping[str, Any]) -> list[str]:
+    """What the energy figures of the table count, and how the variants compare."""
+    found = [wording.metered(device), wording.compared(device, report["reference"])]
+    return [line for line in found if line] + (wording.doubtful(device) if wording.has_energy(device) else [])
 
 
 def _noise(device: Mapping[str, Any]) -> list[str]:
@@ -105,6 +124,15 @@ def _noise(device: Mapping[str, Any]) -> list[str]:
         return []
     ratio = f"{floor['ratio']:.3f}x {units.interval(floor['ci'], decimals=3)}"
     return [f"noise floor {floor['floor']:.1%}: {floor['of']} timed against itself gave {ratio}"]
+
+
+def _gpu(device: Mapping[str, Any]) -> list[str]:
+    found = [
+        f"{name} {units.duration(variant['gpu_ns']['p50'])} of {units.duration(variant['gpu_ns']['host_p50'])}"
+        for name, variant in device["variants"].items()
+        if variant["gpu_ns"] and variant["gpu_ns"]["host_p50"]
+    ]
+    return [f"p50 on the GPU's own clock, of the host's around it: {', '.join(found)}"] if found else []
 
 
 def _absent(device: Mapping[str, Any]) -> list[str]:

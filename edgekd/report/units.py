@@ -47,6 +47,11 @@ def energy(joules: float) -> str:
     return _scaled(joules, ((1, "J"), (1e-3, "mJ"), (1e-6, "µJ")))
 
 
+def power(watts: float) -> str:
+    """Watts as "12.3 W", "40.0 mW", "870 µW"."""
+    return _scaled(watts, ((1, "W"), (1e-3, "mW"), (1e-6, "µW")))
+
+
 def percent(fraction: float, decimals: int = 2) -> str:
     """A fraction as "98.61 %"."""
     return f"{100 * fraction:.{decimals}f} %"

@@ -12,8 +12,10 @@ from typing import Any
 
 from edgekd.report import classes, roles, units
 from edgekd.report.gates import QUALITY_GATES, evaluate
-from edgekd.report.integers import integer_faults
+from edgekd.report.gpu import impossible
 from edgekd.report.latency import comparison
+from edgekd.report.precisions import precision_faults
+from edgekd.report.simulation import all_simulated
 from edgekd.report.statistics import CONFIDENCE
 
 Variant = Mapping[str, Any]
@@ -43,11 +45,14 @@ def judge(device: Mapping[str, Any], *, gates: Mapping[str, Any], reference: str
         return _nothing(gates, "; ".join(f"{name}: {variants[name]['error']}" for name in names) or "no variant")
     base = variants.get(reference) if reference else None
     remarks = _remarks(device, working, gates, reference)
+    simulated = all_simulated(device)
+    if simulated:
+        return {**_nothing(gates, f"simulated: {simulated}"), "remarks": remarks}
     choosing = gates if _has_validation(variants, working) else _without_quality(gates, remarks)
     on_validation = {
         name: _evaluated(choosing, variants[name], base, variants[name]["validation"], "validation") for name in working
     }
-    faults = {name: integer_faults(name, device) for name in working}
+    faults = {name: precision_faults(name, device) for name in working}
     passing = [name for name in working if not _missed_count(on_validation[name])]
     chosen, why = _choose(passing, faults, device) if passing else (None, "")
     best = chosen or min(working, key=lambda name: (_missed_count(on_validation[name]), _rank(variants[name])))
@@ -139,7 +144,8 @@ def _rank(variant: Variant) -> tuple[float, float]:
 def _choose(passing: Sequence[str], faults: Mapping[str, Sequence[str]], device: Mapping[str, Any]) -> tuple[str, str]:
     """The fastest; among those that the run cannot tell from it, the smallest file.
 
-    An integer variant with a fault (slower than its float, not integers here) gives way to any other that passes.
+    One in lower precision with a fault (slower than its float, not in that precision here) gives way to any other that
+    passes.
     """
     variants = device["variants"]
     pool = [name for name in passing if not faults[name]] or passing
@@ -173,7 +179,7 @@ def _candidate(
     variants = device["variants"]
     if variants[name]["error"]:
         return {"name": name, "status": "error", "reason": variants[name]["error"]}
-    missed = [_missed(gate) for gate in on_validation[name] if gate["status"] != PASSED]
+    missed = _all_missed(on_validation[name])
     if name == chosen:
         return {"name": name, "status": "recommended", "reason": "passes every gate"}
     if missed or faults[name]:
@@ -186,13 +192,17 @@ def _candidate(
     return {"name": name, "status": "passed", "reason": reason}
 
 
+def _all_missed(gates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why each gate was missed; one reason of several gates once."""
+    return list(dict.fromkeys(_missed(gate) for gate in gates if gate["status"] != PASSED))
+
+
 def _missed(gate: Mapping[str, Any]) -> str:
     return f"{gate['reason']} on validation" if gate["split"] == "validation" else str(gate["reason"])
 
 
 def _why_none(best: str, gates: Sequence[Mapping[str, Any]]) -> str:
-    missed = [_missed(gate) for gate in gates if gate["status"] != PASSED]
-    return f"no variant passes every gate; best so far is {best}: " + "; ".join(missed)
+    return f"no variant passes every gate; best so far is {best}: " + "; ".join(_all_missed(gates))
 
 
 def _speed(variant: Variant) -> str:
@@ -214,12 +224,13 @@ def _remarks(
 ) -> list[str]:
     """What a reader must know besides the gates."""
     variants = device["variants"]
-    remarks = [] if gates else ["no gate was set: nothing could fail"]
+    remarks = _circumstances(device)
+    remarks += [] if gates else ["no gate was set: nothing could fail"]
     fallen = classes.fallen(variants, reference)
     if fallen:
         remarks.append(fallen)
     for name in names:
-        remarks += [f"{name}: {fault}" for fault in integer_faults(name, device)]
+        remarks += [f"{name}: {fault}" for fault in precision_faults(name, device)]
         speedup = variants[name]["speedup"]
         if name != reference and speedup is not None and variants[name]["no_difference"]:
             remarks.append(f"{name}: its speed does not differ from {reference} by more than this run can tell")
@@ -243,4 +254,38 @@ def _remarks(
             f"({CONFIDENCE:.0%} interval)"
         )
     remarks += [f"device state changed: {change}" for change in device["state"]["changes"] or []]
-    return remarks
+    return remarks + _doubts(device)
+
+
+def _circumstances(device: Mapping[str, Any]) -> list[str]:
+    """How the device was not as it will be in use, or not the one that was asked for."""
+    found = []
+    substituted, locked = device.get("substituted"), device.get("locked_clocks")
+    if substituted:
+        found.append(
+            f"{substituted['used']} ran in place of {substituted['asked']}: the figures are those of another runtime"
+        )
+    if locked:
+        found.append(f"clocks were locked for the measurement ({locked}): speed and power are those of locked clocks")
+    return found
+
+
+def _doubts(device: Mapping[str, Any]) -> list[str]:
+    """What speaks against the GPU's times and the energy."""
+    found = [
+        f"{name}: the host's p50 is below the GPU's: it did not wait for the GPU, and its latency is not to be trusted"
+        for name, variant in device["variants"].items()
+        if impossible(variant.get("gpu_ns"))
+    ]
+    energy = device.get("energy") or {}
+    warmup = energy.get("warmup")
+    if warmup and not warmup["steady"]:
+        why = warmup["reason"] or f"after {warmup['seconds']:.0f} s"
+        found.append(f"energy: the device had not become steady before the windows ({why})")
+    details = {name: variant.get("energy_detail") for name, variant in device["variants"].items()}
+    late = [
+        f"{name} {found['late']} of {found['inferences']}" for name, found in details.items() if found and found["late"]
+    ]
+    if late:
+        found.append(f"energy: paced inferences missed their slot ({', '.join(late)})")
+    return found

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgekd.report import roles, units
 from edgekd.report.latency import comparison
+from edgekd.report.precisions import made_from
+from edgekd.report.simulation import MARK, energy_simulated
 
 Variant = Mapping[str, Any]
+_LONGEST = 400  # characters of a fact
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ FIGURES = (
         "Latency p50", "latency_ns", _latency("p50"), units.duration,
         lambda v: _between(v["latency_ns"]["p50_ci"], units.duration) if v["latency_ns"] else None,
     ),
+    Figure("GPU p50", "gpu_ns", lambda v: v["gpu_ns"]["p50"] if v["gpu_ns"] else None, units.duration),
     Figure("p90", "latency_ns", _latency("p90"), units.duration),
     Figure("p99", "latency_ns", _latency("p99"), units.duration),
     Figure("Speed-up", "speedup", _plain("speedup"), units.times, lambda v: _between(v["speedup_ci"], units.times)),
@@ -89,7 +93,12 @@ FIGURES = (
 
 def figures(device: Mapping[str, Any]) -> list[Figure]:
     """The columns that at least one variant of the device fills."""
-    return [figure for figure in FIGURES if any(figure.value(v) is not None for v in device["variants"].values())]
+    found = [figure for figure in FIGURES if any(figure.value(v) is not None for v in device["variants"].values())]
+    if energy_simulated(device):
+        found = [
+            replace(figure, head=f"{figure.head} ({MARK})") if figure.key == "energy_j" else figure for figure in found
+        ]
+    return found
 
 
 def absences(device: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
@@ -107,19 +116,21 @@ def absences(device: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
 
 
 def steps(device: Mapping[str, Any], reference: str | None) -> list[dict[str, Any]]:
-    """The reference and the candidates as steps of the pipeline: each with what it changed against the one before it.
+    """The reference and the candidates as steps of the pipeline: each with what it changed against its origin.
 
     Returns:
-        Per measured variant: "name", "accuracy", "p50", "size" and their share of the largest (for bars), and "change":
-        accuracy in pp, how many times faster (paired where the run compared the two) and smaller; None for the first.
+        Per measured variant: "name", "accuracy", "p50", "size" and their share of the largest (for bars), "against"
+        (what it was made from), "follows" (whether that is the row before) and "change": accuracy in pp, how many times
+        faster (paired where the run compared the two) and smaller; None for the first.
     """
     variants = device["variants"]
     measured = [(name, variants[name]) for name in roles.chain(variants, reference) if not variants[name]["error"]]
     largest = max((v["size_bytes"] or 0 for _, v in measured), default=0)
     slowest = max((v["latency_ns"]["p50"] for _, v in measured if v["latency_ns"]), default=0)
     found: list[dict[str, Any]] = []
-    previous: tuple[str, Variant] | None = None
+    names = [name for name, _ in measured]
     for name, variant in measured:
+        origin = made_from(name, names)
         p50 = variant["latency_ns"]["p50"] if variant["latency_ns"] else None
         found.append({
             "name": name,
@@ -129,9 +140,10 @@ def steps(device: Mapping[str, Any], reference: str | None) -> list[dict[str, An
             "size": variant["size_bytes"],
             "size_share": variant["size_bytes"] / largest if variant["size_bytes"] and largest else None,
             "macs": variant["macs"],
-            "change": None if previous is None else _change(previous, (name, variant), device),
+            "against": origin,
+            "follows": not found or found[-1]["name"] == origin,
+            "change": None if origin is None else _change((origin, variants[origin]), (name, variant), device),
         })  # fmt: skip
-        previous = (name, variant)
     return found
 
 
@@ -143,13 +155,31 @@ def _change(before: tuple[str, Variant], after: tuple[str, Variant], device: Map
     else:
         known = a["speedup"] and b["speedup"]
         faster, unclear = b["speedup"] / a["speedup"] if known else None, bool(b["no_difference"]) and a["speedup"] == 1
+    resized = a["size_bytes"] and b["size_bytes"] and a["size_bytes"] != b["size_bytes"]
     scored = a["accuracy"] is not None and b["accuracy"] is not None
     return {
         "accuracy_pp": 100 * (b["accuracy"] - a["accuracy"]) if scored else None,
         "faster": faster,
         "no_difference": unclear,
-        "smaller": a["size_bytes"] / b["size_bytes"] if a["size_bytes"] and b["size_bytes"] else None,
+        "smaller": a["size_bytes"] / b["size_bytes"] if resized else None,
     }
+
+
+def fact_rows(variant: Variant) -> list[tuple[str, str]]:
+    """What the runtime and its preparation say of a variant, but for the precisions that are shown by themselves."""
+    facts = {key: value for key, value in variant["facts"].items() if key not in ("precision", "layers")}
+    prepared = {f"prepare.{key}": value for key, value in variant["prepare"].items()}
+    rows = flat({**facts, **prepared}).items()
+    return [(key, value if len(value) <= _LONGEST else f"{value[:_LONGEST]}...") for key, value in rows]
+
+
+def next_steps(device: Mapping[str, Any]) -> list[str]:
+    """What to do about a device that was not reached; a pending one's message says it itself."""
+    if device["error"]["kind"] != "unreachable":
+        return []
+    return [
+        "once it can be reached, give the same command again: all that was made is cached, and only measuring is left"
+    ]
 
 
 def state_rows(state: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:

@@ -98,7 +98,7 @@ def test_the_verdict_comes_first_and_the_figures_are_the_reports(run: Path) -> N
         "30.0 kB",
         "drop 0.50 pp [0.02, 0.98] <= 1 pp",
         "computing layers: 9 int8, 2 float32",
-        "pending: run the bundle".capitalize(),
+        "jetson ? Pending run the bundle No figures of this device. What was made for it is kept: teacher (1.00 MB),",
         "Energy not measured: no readable RAPL domain",
         "edgekd pipeline digits --device cpu",
     ):

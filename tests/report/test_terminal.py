@@ -90,9 +90,11 @@ def test_a_failed_run_says_what_was_missed(make_run: Make) -> None:
 def test_a_device_that_was_not_reached(make_run: Make) -> None:
     error = {"jetson": {"kind": "unreachable", "message": "ssh: no route to host"}}
     text = shown(build.build(make_run(devices=("jetson",), errors=error)))
-    assert text.splitlines()[:2] == [
-        "? NOT MEASURED  jetson  no variant to recommend",
-        "  unreachable: ssh: no route to host",
+    assert text.splitlines()[:4] == [
+        "? NOT REACHED  jetson  no figures of this device; what was made is kept",
+        "  ssh: no route to host",
+        "  once it can be reached, give the same command again: all that was made is",
+        "  cached, and only measuring is left",
     ]
 
 

@@ -78,6 +78,7 @@
         }
         ctx.stroke();
         ctx.globalAlpha = 1;
+        if (set.hollow) return; // it has the name and the colour of the filled one
         const label = set.label.length > 22 ? `${set.label.slice(0, 21)}…` : set.label;
         const width = ctx.measureText(label).width;
         const left = px + 10 + width > chartArea.right ? px - 10 - width : px + 10;
@@ -156,6 +157,88 @@
     };
   }
 
+  // The windows behind the power: in the variant's colour, grey while idle, only outlined when rejected.
+  const shades = {
+    id: "shades",
+    beforeDatasetsDraw(chart) {
+      const { ctx, scales: { x }, chartArea: { left, right, top, bottom } } = chart;
+      ctx.save();
+      ctx.beginPath(); ctx.rect(left, top, right - left, bottom - top); ctx.clip();
+      for (const window of chart.config.options.windows) {
+        const from = x.getPixelForValue(window.start_s), to = x.getPixelForValue(window.end_s);
+        ctx.fillStyle = ctx.strokeStyle = window.variant === null ? ink().soft : color(window.variant);
+        ctx.globalAlpha = window.rejected !== null ? 0.8 : window.variant === null ? 0.07 : 0.24;
+        if (window.rejected === null) ctx.fillRect(from, top, to - from, bottom - top);
+        else { ctx.setLineDash([3, 3]); ctx.strokeRect(from, top + 1, to - from, bottom - top - 2); ctx.setLineDash([]); }
+      }
+      ctx.restore();
+    },
+  };
+
+  const scaled = (value, steps) => {
+    const [scale, unit] = steps.find(([scale]) => Math.abs(value) >= 0.9995 * scale) || steps[steps.length - 1];
+    return `${value < 0 ? "-" : ""}${digits(Math.abs(value) / scale)} ${unit}`;
+  };
+  const joule = (value) => scaled(value, [[1, "J"], [1e-3, "mJ"], [1e-6, "µJ"]]);
+  const watt = (value) => scaled(value, [[1, "W"], [1e-3, "mW"]]);
+  const tick = (text) => (value) => (value === 0 ? "0" : text(value).replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " "));
+
+  function power(device) {
+    const { trace, windows } = device.energy;
+    if (!trace || !trace.time_s.length) return null;
+    const tooltip = {
+      title: ([item]) => {
+        const window = windows.find((w) => w.start_s <= item.parsed.x && item.parsed.x <= w.end_s);
+        return window ? (window.variant ?? "idle") + (window.rejected === null ? "" : ", rejected: " + window.rejected) : "between windows";
+      },
+      label: ({ raw }) => `${watt(raw.y)} at ${raw.x.toFixed(1)} s`,
+    };
+    return {
+      type: "line",
+      data: { datasets: [{
+        label: "total", ink: true, data: trace.time_s.map((x, k) => ({ x, y: trace.power_w[k] })),
+        borderWidth: 1.2, pointRadius: 0, pointHitRadius: 6, tension: 0, spanGaps: false,
+      }] },
+      options: { windows, ...base({
+        x: { type: "linear", min: trace.time_s[0], max: trace.time_s[trace.time_s.length - 1],
+             title: { display: true, text: "seconds since the first window" }, ticks: { maxRotation: 0, includeBounds: false } },
+        y: { beginAtZero: true, title: { display: true, text: "power" }, ticks: { callback: tick(watt) } },
+      }, tooltip, false) },
+      plugins: [shades],
+    };
+  }
+
+  function joules(device) {
+    const shown = Object.entries(device.variants).filter(([, v]) => v.energy_j !== null);
+    if (!shown.length) return null;
+    const point = (name, v, value, ci, y, hollow) => ({
+      label: hollow ? `${name}, above idling` : name, of: v, variant: name, hollow, data: [{ x: value, y }], bars: { x: ci },
+      pointStyle: SHAPES[index(name)], pointRadius: 6, pointHoverRadius: 8, borderWidth: 2,
+    });
+    const tooltip = {
+      title: ([item]) => item.dataset.label,
+      label: ({ dataset, raw }) => [
+        `${joule(raw.x)}  (${dataset.bars.x.map(joule).join(" to ")})`,
+        `mean power ${watt(dataset.of.energy_detail.mean_power_w)}, ${dataset.of.energy_detail.windows} windows`,
+      ],
+    };
+    const rows = shown.flatMap(([name, v], k) => {
+      const { dynamic_j: above, dynamic_j_ci: ci } = v.energy_detail;
+      return [point(name, v, v.energy_j, v.energy_j_ci, 2 * k, false), ...(above === null ? [] : [point(name, v, above, ci, 2 * k + 0.9, true)])];
+    });
+    const most = Math.max(...rows.flatMap(({ bars }) => bars.x)), least = Math.min(0, ...rows.flatMap(({ bars }) => bars.x));
+    return {
+      type: "scatter",
+      data: { datasets: rows },
+      options: base({
+        x: { min: least * 1.1, max: most * 1.25, title: { display: true, text: "per inference" + (device.batch_size > 1 ? ` of ${device.batch_size} samples` : "") },
+             ticks: { callback: tick(joule), includeBounds: false, maxRotation: 0 } },
+        y: { reverse: true, min: -0.8, max: 2 * shown.length - 0.3, ticks: { display: false }, grid: { display: false } },
+      }, tooltip, false),
+      plugins: [errorBars],
+    };
+  }
+
   const factsOf = (stage) => report.stages.find((s) => s.name === stage).facts;
   const epochOf = (stage, i) => factsOf(stage).curves?.epoch?.[i] ?? i + 1;
   const shareTick = (value, _, ticks) => percent(value, ticks.length > 1 && ticks[1].value - ticks[0].value < 0.0099 ? 1 : 0);
@@ -216,8 +299,9 @@
   }
 
   const tint = (set) => {
-    const shade = set.variant === undefined ? (isDark() ? DARK : LIGHT)[set.series % LIGHT.length] : color(set.variant);
+    const shade = set.ink ? ink().text : set.variant === undefined ? (isDark() ? DARK : LIGHT)[set.series % LIGHT.length] : color(set.variant);
     for (const part of ["borderColor", "backgroundColor", "pointBorderColor", "pointBackgroundColor"]) set[part] = shade;
+    if (set.hollow) set.pointBackgroundColor = "transparent";
   };
 
   const charts = [];
@@ -244,7 +328,7 @@
     Chart.defaults.plugins.colors.enabled = false;
     for (const canvas of document.querySelectorAll("canvas[data-chart]")) {
       const { chart, device, stage } = canvas.dataset;
-      const config = stage ? { curve, shares, norms }[chart](stage) : { plane, distribution }[chart](report.devices[device]);
+      const config = stage ? { curve, shares, norms }[chart](stage) : { plane, distribution, power, joules }[chart](report.devices[device]);
       if (config) {
         for (const axis of Object.values(config.options.scales)) { axis.grid ??= {}; axis.border ??= {}; axis.ticks ??= {}; axis.title ??= {}; }
         config.data.datasets.forEach(tint);
