@@ -7,15 +7,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
+from typing import Callable, Dict, List, NoReturn, Optional, Tuple
 
-from edgekd.agent import PROTOCOL, __version__, backends, bundling, child, environment, events, meters
+from edgekd.agent import __version__, bundling, child, events, probe, standalone
 from edgekd.agent.errors import AgentError
 from edgekd.agent.measuring import measure
 
@@ -31,20 +30,11 @@ def _run(chosen: Namespace) -> int:
     return events.reported(lambda: measure(chosen.job, chosen.out, events.progress))
 
 
-def _probe_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for machines")
-
-
-def _probe(chosen: Namespace) -> int:
-    del chosen
-    print(json.dumps(probe(), indent=1))
-    return 0
-
-
 # Name: (what --help says, what adds its arguments, what does it and returns the exit code).
 COMMANDS: Dict[str, Command] = {
     "run": ("measure a job directory", _run_arguments, _run),
-    "probe": ("tell what this device is and what can be measured on it", _probe_arguments, _probe),
+    "bench": ("measure ONNX files here and print a preview", standalone.add_arguments, standalone.command),
+    "probe": ("tell what this device is and what can be measured on it", probe.add_arguments, probe.command),
     "bundle": ("measure the bundle that was unzipped here", bundling.add_arguments, bundling.command),
 }
 
@@ -85,28 +75,6 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     """Turn SIGTERM into the way out that ends the children."""
     del number, frame
     raise KeyboardInterrupt
-
-
-def probe() -> Dict[str, Any]:
-    """Return what this device is, which backends and meters work on it and why the others do not."""
-    runtimes = {}
-    for name in backends.available():
-        try:
-            runtimes[name] = backends.load(name).runtime()
-        except AgentError as error:
-            runtimes[name] = {"error": str(error)}
-    power = {}
-    for name in meters.available():
-        _, meter, reason = meters.find(name)
-        power[name] = {"scope": meter.scope if meter else None, "reason": reason}
-    return {
-        "protocol": PROTOCOL,
-        "agent": __version__,
-        "isa": environment.isa(),
-        "environment": environment.snapshot(),
-        "backends": runtimes,
-        "meters": power,
-    }
 
 
 if __name__ == "__main__":

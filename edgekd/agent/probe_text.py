@@ -77,5 +77,9 @@ def _grouped(values: Mapping[str, Any]) -> Dict[str, Any]:
 
 def _wrapped(head: str, content: str) -> List[str]:
     """Return lines that start with a head, the others indented as far."""
-    lines = [part for line in content.splitlines() for part in textwrap.wrap(line, _WIDTH - len(head)) or [""]]
+    lines = [
+        part
+        for line in content.splitlines()
+        for part in textwrap.wrap(line, _WIDTH - len(head), break_on_hyphens=False) or [""]
+    ]
     return [(head if index == 0 else " " * len(head)) + line for index, line in enumerate(lines or [""])]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+from edgekd.agent.__main__ import COMMANDS
 from edgekd.agent.method import Method
 
 from .command import ROOT, agent, ends
@@ -22,6 +24,21 @@ def test_a_used_folder_is_refused(tmp_path: Path) -> None:
     assert event["event"] == "error"
     assert "is not empty; name a new folder" in event["message"]
     assert "Traceback" not in ran.stderr
+
+
+def test_every_command_says_what_it_does() -> None:
+    told = agent("--help").stdout
+    assert set(COMMANDS) >= {"run", "bench", "probe", "bundle"}
+    for name, (about, _, _) in COMMANDS.items():
+        assert re.search(rf"^ +{name} +{re.escape(about.split(',')[0][:40])}", told, re.MULTILINE)
+    assert "child" not in told
+
+
+def test_errors_are_for_people(tmp_path: Path) -> None:
+    ran = agent("bench", tmp_path / "none.onnx")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == f"error: there is no file {tmp_path / 'none.onnx'}\n"
+    assert agent("bench").returncode == 2
 
 
 def test_an_interrupted_agent_leaves_no_process(tmp_path: Path) -> None:

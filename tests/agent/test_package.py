@@ -13,6 +13,8 @@ import pytest
 import edgekd.agent
 from edgekd.version import __version__
 
+from .command import agent
+
 PACKAGE = Path(edgekd.agent.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FOREIGN = ["torch", "onnx", "click", "pydantic", "yaml", "rich", "jinja2", "matplotlib", "filelock"]
@@ -44,17 +46,11 @@ def test_version() -> None:
 
 
 def test_probe_prints_json() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "edgekd.agent", "probe"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=PACKAGE.parents[1],
-    )
-    told = json.loads(ran.stdout)
+    told = json.loads(agent("probe", "--json").stdout)
     assert told["protocol"] == edgekd.agent.PROTOCOL
     assert set(told["isa"]) >= {"arch", "vnni"}
-    assert {"onnxruntime", "openvino"} <= set(told["backends"])
+    assert {"onnxruntime", "openvino", "tensorrt"} <= set(told["backends"])
     assert told["backends"]["onnxruntime"]["version"]
     assert (told["meters"]["rapl"]["scope"] is None) == (told["meters"]["rapl"]["reason"] is not None)
     assert told["environment"]["python"] == sys.version.split()[0]
+    assert told["sections"]["software"]["onnxruntime"]["value"] == told["backends"]["onnxruntime"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -210,8 +211,7 @@ def test_a_difference_within_the_noise_is_none(tmp_path: Path) -> None:
 def test_measured_here(
     tmp_path: Path, models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(standalone, "QUICK", TINY)
-    (tmp_path / "text.onnx").write_text("no model")
+    monkeypatch.setattr(standalone, "QUICK", replace(TINY, processes=1, throughput_seconds=0.0))
     asked = chosen(models[1], "--against", models[0], "--quick", "--meter", "none", "--json", "--out", tmp_path / "out")
     assert standalone.command(asked) == 0
     told = json.loads(capsys.readouterr().out)
