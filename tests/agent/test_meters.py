@@ -82,14 +82,6 @@ def test_auto_goes_on_where_a_set_of_rails_is_unknown(tmp_path: Path, monkeypatc
     assert meters.find("auto", tmp_path) == ("tegrastats", meter, None)
 
 
-def test_usable_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    meter = Scripted(4.8)
-    offer(monkeypatch, meter)
-    assert meters.usable("auto", tmp_path) == ("ina3221", "module (VDD_IN)", None)
-    assert meter.closed == 1
-    assert meters.usable("rapl", tmp_path)[:2] == (None, None)
-
-
 def test_an_external_meter_is_always_there_and_never_automatic(tmp_path: Path) -> None:
     name, meter, reason = meters.find("external", tmp_path)
     assert (name, reason) == ("external", None)

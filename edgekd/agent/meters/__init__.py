@@ -115,19 +115,6 @@ def find(name: str, root: Path = ROOT) -> Tuple[Optional[str], Optional[Meter], 
     return None, None, "; ".join(reasons)
 
 
-def usable(name: str, root: Path = ROOT) -> Tuple[Optional[str], Optional[str], Optional[str]]:
-    """Return (name, scope, None) or (None, None, reason), as `find` does, and leave nothing open.
-
-    Raises:
-        AgentError: There is no meter of this name.
-    """
-    found, meter, reason = find(name, root)
-    if meter is None:
-        return None, None, reason
-    meter.close()
-    return found, meter.scope, None
-
-
 def total(meter: Meter, values: Sequence[float]) -> float:
     """Return the sum of a reading's total channels; NaN if one of them could not be read, or there are none."""
     if not meter.total:
