@@ -12,6 +12,7 @@ from tiny import QUICK
 
 from edgekd import bench
 from edgekd.benchmark import random_inputs
+from edgekd.dispatch.measurement import Outcome
 from edgekd.errors import UsageError
 from edgekd.graph.lint import GraphFacts, Port
 from edgekd.recipe import Gates
@@ -39,11 +40,13 @@ def measured(monkeypatch):
     """Let every measurement fail at once; return what was to be measured."""
     jobs = []
 
-    def take(out, **job):
-        jobs.append(job)
-        return {"kind": "failed", "message": "not in this test"}
+    def take_all(dispatch, orders, places):
+        jobs.extend(orders)
+        return {
+            order.name: Outcome({"kind": "failed", "message": "not in this test"}, 0, order.models) for order in orders
+        }
 
-    monkeypatch.setattr("edgekd.benchmark.measurement.take", take)
+    monkeypatch.setattr("edgekd.benchmark.measurement.take_all", take_all)
     return jobs
 
 
@@ -77,8 +80,8 @@ def test_random_inputs_are_called_so_and_nothing_is_judged_by_them(tmp_path, mea
     )
     assert result.report["inputs"] == "random"
     assert not (tmp_path / "run" / "labels.npz").exists()
-    assert measured[0]["splits"] == {}
-    assert measured[0]["latency"]["x"].shape == (1, 4)
+    assert measured[0].splits == {}
+    assert measured[0].latency["x"].shape == (1, 4)
     assert result.exit_code == 1, "the device was there and gave no measurement"
 
 
@@ -91,7 +94,7 @@ def test_names_are_plain_and_never_lost(tmp_path, measured):
     ]
     result = bench(files, against=files[0], out=tmp_path / "run", store=tmp_path / "s")
     names = ["reference", "a", "a-2", "my_net_2", "reference-2", "unnamed"]
-    assert list(result.report["devices"]["cpu"]["variants"]) == list(measured[0]["models"]) == names
+    assert list(result.report["devices"]["cpu"]["variants"]) == list(measured[0].models) == names
 
 
 def test_weights_beside_a_file_are_taken_along(tmp_path, measured):
@@ -112,7 +115,7 @@ def test_a_recipes_task_and_seed_are_those_of_its_data(chain, tmp_path, measured
         bench([model], data=str(recipe), store=tmp_path / "s")
     own = bench([chain.path / "models" / "student.onnx"], data="digits", out=tmp_path / "run", store=tmp_path / "s")
     assert own.report["task"] == "classification"
-    assert measured[0]["splits"]["test"]["input"].shape == (449, 1, 8, 8)
+    assert measured[0].splits["test"]["input"].shape == (449, 1, 8, 8)
     assert set(np.load(tmp_path / "run" / "labels.npz")) == {"test", "validation"}
 
 

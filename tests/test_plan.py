@@ -226,7 +226,7 @@ def test_the_kind_of_processor_is_the_one_that_is_asked_for(asked, found):
 def test_everything_wrong_is_told_at_once(workplace):
     recipe = Recipe.of(**tiny(teacher={"model": "a"}, student={"model": "b:c"}, task="d", data="e"))
     with pytest.raises(UsageError) as error:
-        checks.check(recipe, {"box": Device(version=1, backend="f")}, None)
+        checks.check(recipe, ["device box: no backend 'f'"], None)
     for part in (
         "teacher.model: no network 'a'",
         "student.model: b:c",

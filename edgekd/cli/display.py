@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,16 +40,17 @@ def _bars(console: Console) -> Progress:
 
 
 class _Bar:
-    """One bar, for whatever is at work."""
+    """One bar for whatever is at work; in each thread, because several devices are measured at once."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.task: TaskID | None = None
+        self.tasks: dict[int, TaskID] = {}
 
     def working(self, title: str) -> stage.Progress:
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-        task = self.task = self.progress.add_task(title, total=None, text="")
+        thread = threading.get_ident()
+        if thread in self.tasks:
+            self.progress.remove_task(self.tasks[thread])
+        task = self.tasks[thread] = self.progress.add_task(title, total=None, text="")
 
         def update(done: int, total: int, text: str) -> None:
             self.progress.update(task, completed=done, total=total, text=text)
