@@ -14,7 +14,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Callable, Dict, List, NoReturn, Optional, Tuple
 
-from edgekd.agent import __version__, bundling, child, events, probe, standalone
+from edgekd.agent import __version__, bundling, child, events, probe, serving, standalone
 from edgekd.agent.errors import AgentError
 from edgekd.agent.measuring import measure
 
@@ -30,12 +30,34 @@ def _run(chosen: Namespace) -> int:
     return events.reported(lambda: measure(chosen.job, chosen.out, events.progress))
 
 
+def _serve_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="directory with manifest.json and job")
+    seconds = serving.LEASE_SECONDS
+    about = "remove the directory when nobody has come for its results for so long (default: %g)" % seconds
+    parser.add_argument("--lease", type=float, default=seconds, metavar="SECONDS", help=about)
+
+
+def _serve(chosen: Namespace) -> int:
+    return serving.serve(chosen.folder, chosen.lease)
+
+
+def _follow_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="directory that is served")
+    parser.add_argument("offset", type=int, help="0, or where an earlier call left off")
+
+
+def _follow(chosen: Namespace) -> int:
+    return serving.follow(chosen.folder, chosen.offset)
+
+
 # Name: (what --help says, what adds its arguments, what does it and returns the exit code).
 COMMANDS: Dict[str, Command] = {
     "run": ("measure a job directory", _run_arguments, _run),
     "bench": ("measure ONNX files here and print a preview", standalone.add_arguments, standalone.command),
     "probe": ("tell what this device is and what can be measured on it", probe.add_arguments, probe.command),
     "bundle": ("measure the bundle that was unzipped here", bundling.add_arguments, bundling.command),
+    "serve": ("measure what a host has sent, whether it stays connected or not", _serve_arguments, _serve),
+    "follow": ("print what a serving agent tells, from a byte offset on", _follow_arguments, _follow),
 }
 
 

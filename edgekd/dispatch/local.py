@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,77 +12,119 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekd.dispatch.hearing import Hearing, ending, too_long
+from edgekd.dispatch.pack import agent_pyz
 from edgekd.errors import StageError
 from edgekd.stage import Progress
 
-STDERR_LINES = 5
+PROBE_SECONDS = 60.0
 
 
 class MeasurementError(StageError):
     """The device is there, but its measurement failed; the other devices go on."""
 
 
-def measure(job: Path, out: Path, *, timeout_s: float, progress: Progress) -> None:
+@dataclass(frozen=True)
+class _Agent:
+    """How the agent is started: its command line without arguments, and its environment."""
+
+    command: list[str]
+    environment: dict[str, str]
+
+
+def measure(job: Path, out: Path, *, timeout_s: float, progress: Progress, python: str | None = None) -> None:
     """Run a job on this machine's agent; the measurement is then in `out`.
+
+    Args:
+        python: the interpreter that runs the agent, such as a Jetson's own, which has TensorRT. Default: this one.
 
     Raises:
         MeasurementError: the agent failed, was killed, hung, or wrote what it should not.
     """
-    command = [sys.executable, "-m", "edgekd.agent", "run", str(job), str(out)]
-    with tempfile.TemporaryFile("w+") as errors, _running(command, errors) as process:
+    hearing = Hearing(progress)
+    with (
+        _agent(python) as agent,
+        tempfile.TemporaryFile("w+") as errors,
+        _running(agent, ["run", str(job), str(out)], errors) as process,
+    ):
         deadline = threading.Timer(timeout_s, process.kill)
         deadline.start()
         started = time.monotonic()
-        message, done = "", False
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                event = _event(line)
-                if event.get("event") == "progress":
-                    progress(
-                        int(event["done"]), int(event["total"]), f"{event['phase']} {event.get('detail', '')}".strip()
-                    )
-                elif event.get("event") == "error":
-                    message = str(event.get("message", ""))
-                elif event.get("event") == "done":
-                    done = True
+                hearing.take(line)
             code = process.wait()
         finally:
             deadline.cancel()
-        if code == 0 and done:
-            return
         errors.seek(0)
-        tail = " | ".join(errors.read().strip().splitlines()[-STDERR_LINES:])
-    if message:
-        raise MeasurementError(message)
+        log = errors.read()
+    if code == 0 and hearing.done:
+        return
+    if hearing.message:
+        raise MeasurementError(hearing.message)
     if time.monotonic() - started >= timeout_s:
-        raise MeasurementError(
-            f"the agent was ended after {timeout_s / 60:g} minutes (measure.timeout_minutes in the recipe)"
-        )
-    ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    raise MeasurementError(f"the agent {ended}" + (f"; its last words: {tail}" if tail else ""))
+        raise MeasurementError(too_long(timeout_s))
+    raise MeasurementError(ending(code, log))
+
+
+def probe(python: str | None = None) -> dict[str, Any]:
+    """Return what the agent says of this machine, by default with this interpreter.
+
+    Raises:
+        MeasurementError: the interpreter is missing, too old, or cannot run the agent.
+    """
+    with _agent(python) as agent:
+        try:
+            done = subprocess.run(
+                [*agent.command, "probe", "--json"],
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, env=agent.environment,
+                timeout=PROBE_SECONDS, check=False,
+            )  # fmt: skip
+        except OSError as error:
+            raise MeasurementError(f"{agent.command[0]}: {error.strerror}") from error
+        except subprocess.TimeoutExpired:
+            raise MeasurementError(f"{agent.command[0]}: the agent said nothing for {PROBE_SECONDS:g} s") from None
+    if done.returncode != 0:
+        raise MeasurementError(f"{agent.command[0]}: {ending(done.returncode, done.stderr)}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 @contextmanager
-def _running(command: list[str], errors: object) -> Iterator[subprocess.Popen[str]]:
+def _agent(python: str | None) -> Iterator[_Agent]:
+    """Give the agent: this package with this interpreter, or one file for another interpreter."""
+    if python is None:
+        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
+        # A user's `random.py` in the working directory is not the agent's.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONSAFEPATH": "1"}
+        yield _Agent([sys.executable, "-m", "edgekd.agent"], environment)
+        return
+    found = shutil.which(str(Path(python).expanduser()))
+    if found is None:
+        raise MeasurementError(f"there is no interpreter {python} on this machine (`python` in the device profile)")
+    # What belongs to this interpreter would mislead the other one.
+    foreign = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"}
+    with tempfile.TemporaryDirectory(prefix="edgekd-agent-") as folder:
+        agent_pyz(Path(folder) / "agent.pyz")
+        environment = {name: value for name, value in os.environ.items() if name not in foreign}
+        yield _Agent([found, str(Path(folder) / "agent.pyz")], environment)
+
+
+@contextmanager
+def _running(agent: _Agent, arguments: list[str], errors: Any) -> Iterator[subprocess.Popen[str]]:
     """Start the agent; whatever ends this block ends the agent."""
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-        "PYTHONSAFEPATH": "1",  # a user's `random.py` in the working directory is not the agent's
-    }
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        env=environment,  # type: ignore[call-overload]
-    )
+    try:
+        process = subprocess.Popen(
+            [*agent.command, *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, env=agent.environment,
+        )  # fmt: skip
+    except OSError as error:
+        raise MeasurementError(f"{agent.command[0]}: {error.strerror}") from error
     try:
         yield process
     finally:
@@ -92,13 +135,5 @@ def _running(command: list[str], errors: object) -> Iterator[subprocess.Popen[st
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        assert process.stdout is not None
         process.stdout.close()
-
-
-def _event(line: str) -> dict[str, Any]:
-    """Return the agent's message in a line; other text is nobody's message."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return {}
-    return event if isinstance(event, dict) else {}

@@ -1,0 +1,67 @@
+"""What an agent tells while it measures, here or over ssh, and what its end means."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+from edgekd.stage import Progress
+
+LAST_LINES = 5
+
+
+@dataclass
+class Hearing:
+    """Listens to an agent's events.
+
+    Args:
+        progress: is shown how far it is.
+        message: the agent's own error, if it told one.
+        done: whether it said that it has finished.
+    """
+
+    progress: Progress
+    message: str = ""
+    done: bool = False
+
+    def take(self, line: str) -> dict[str, Any]:
+        """Hear one line and return its event; other text is nobody's message, and gives an empty one."""
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return {}
+        if not isinstance(event, dict):
+            return {}
+        kind = event.get("event")
+        if kind == "progress":
+            text = f"{event['phase']} {event.get('detail', '')}".strip()
+            self.progress(int(event["done"]), int(event["total"]), text)
+        elif kind == "error":
+            self.message = str(event.get("message", ""))
+        elif kind == "done":
+            self.done = True
+        return event
+
+
+def ending(code: int | None, log: str) -> str:
+    """Return in words how an agent without a message of its own ended.
+
+    Args:
+        code: its exit code, negative for a signal; None where nobody saw its end.
+        log: what it wrote besides its events.
+    """
+    if code == -signal.SIGKILL or code is None:
+        how = "was killed, perhaps for lack of memory"
+    elif code < 0:
+        how = f"was killed by {signal.Signals(-code).name}"
+    else:
+        how = f"ended with exit code {code}"
+    words = " | ".join(log.strip().splitlines()[-LAST_LINES:])
+    return f"the agent {how}" + (f"; its last words: {words}" if words else "")
+
+
+def too_long(timeout_s: float) -> str:
+    """Return the message for an agent that was ended because it took too long."""
+    return f"the agent was ended after {timeout_s / 60:g} minutes (measure.timeout_minutes in the recipe)"

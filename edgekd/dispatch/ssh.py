@@ -1,0 +1,149 @@
+"""Measure on a device over ssh. Nothing is installed there, and nothing is left.
+
+The agent, one file, and the job are copied into a temporary folder of the device and run by its own Python. The agent
+goes on when the connection breaks; the host comes back and listens from where it was. Every file is checked by its
+SHA-256 where it arrives.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgekd.address import Address
+from edgekd.agent.files import sha256, write_json
+from edgekd.dispatch.device_folder import AGENT, MANIFEST, DeviceFolder, device_folder, inspect
+from edgekd.dispatch.hearing import Hearing, ending, too_long
+from edgekd.dispatch.pack import agent_pyz
+from edgekd.dispatch.remote import RemoteError, connect
+from edgekd.stage import Progress, silent
+
+Say = Callable[[str], None]
+
+MEASUREMENT = "out/measurement.json"
+
+
+def measure(
+    job: Path,
+    out: Path,
+    *,
+    address: Address,
+    python: str,
+    timeout_s: float,
+    keep: bool,
+    progress: Progress,
+    say: Say,
+    cancel: threading.Event | None = None,
+) -> None:
+    """Run a job on a device; the measurement is then in `out`, whole and checked.
+
+    Args:
+        python: the interpreter there; its name has been checked (`edgekd.address.interpreter`).
+        timeout_s: so long may the agent take, without the transfers.
+        keep: leave the files on the device, and say where.
+        say: takes a line: a lost connection, one that came back, what could not be removed.
+        cancel: ends the measurement from another thread.
+
+    Raises:
+        RemoteError: the device could not be reached or lacks something, or its agent failed, was killed or hung.
+    """
+    with _staged(job) as (files, names), connect(address, cancel) as connection:
+        inspect(connection, python, sum((files / name).stat().st_size for name in names))
+        parts = sorted({str(Path(name).parent) for name in names} - {"."})
+        with device_folder(connection, python, parts, keep, say) as folder:
+            folder.send(files, names, progress, say)
+            connection.patiently(lambda: _start(folder), say)
+            results = _follow(folder, timeout_s, progress, say)
+            _fetch(folder, out, results, progress, say)
+
+
+def probe(address: Address, python: str, timeout_s: float = 30.0) -> dict[str, Any]:
+    """Return what the agent says of a device.
+
+    Raises:
+        RemoteError: the device could not be reached, lacks something, or the agent failed.
+    """
+    with _staged(None) as (files, names), connect(address) as connection:
+        inspect(connection, python, (files / AGENT).stat().st_size)
+        with device_folder(connection, python, [], False, _ignore) as folder:
+            folder.send(files, names, silent, _ignore)
+            done = connection.run(f"{python} {folder.quoted}/{AGENT} probe --json", timeout_s)
+    if done.code != 0:
+        raise RemoteError(f"{address}: {ending(done.code, done.err)}")
+    try:
+        found: dict[str, Any] = json.loads(done.out[done.out.index("{") :])
+    except ValueError:
+        raise RemoteError(f"{address}: the agent's answer is not JSON: {done.out.strip()[:200]!r}") from None
+    return found
+
+
+@contextmanager
+def _staged(job: Path | None) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Give a folder with all that is sent, and the SHA-256 of each of its files by its path in it."""
+    with tempfile.TemporaryDirectory(prefix="edgekd-send-") as temporary:
+        files = Path(temporary)
+        names = {}
+        if job is not None:
+            (files / "job").symlink_to(job.resolve())
+            names = {f"job/{path.relative_to(job).as_posix()}": sha256(path) for path in _files(job)}
+        write_json(files / MANIFEST, names)
+        agent = agent_pyz(files / AGENT)
+        yield files, {AGENT: agent, MANIFEST: sha256(files / MANIFEST), **names}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _start(folder: DeviceFolder) -> None:
+    """Start the agent; it is started once, however often this is repeated."""
+    done = folder.connection.run(f"{folder.python} {folder.quoted}/{AGENT} serve {folder.quoted}")
+    if done.code != 0:
+        raise RemoteError(f"{folder.connection.address}: {ending(done.code, done.err)}")
+
+
+def _follow(folder: DeviceFolder, timeout_s: float, progress: Progress, say: Say) -> Mapping[str, Any]:
+    """Listen to the agent until it has ended well, over as many connections as it takes."""
+    hearing, offset, end = Hearing(progress), 0, dict[str, Any]()
+    at, deadline = folder.connection.address, time.monotonic() + timeout_s
+
+    def listen() -> None:
+        nonlocal offset, end
+        script = f"{folder.python} {folder.quoted}/{AGENT} follow {folder.quoted} {offset}"
+        with closing(folder.connection.lines(script, deadline)) as lines:
+            for line in lines:
+                event = hearing.take(line)
+                offset = event.get("offset", offset)
+                if event.get("event") == "end":
+                    end = event
+
+    folder.connection.patiently(listen, say)
+    if not end and time.monotonic() >= deadline:
+        raise RemoteError(f"{at}: {too_long(timeout_s)}")
+    if hearing.message:
+        raise RemoteError(f"{at}: {hearing.message}")
+    if end.get("code") != 0 or not hearing.done:
+        raise RemoteError(f"{at}: {ending(end.get('code'), end.get('log', ''))}")
+    return end
+
+
+def _fetch(folder: DeviceFolder, out: Path, results: Mapping[str, Any], progress: Progress, say: Say) -> None:
+    """Bring the measurement back; `out` gets it only when it is whole."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+        into = Path(temporary)
+        folder.fetch({MEASUREMENT: results["sha256"]}, into, progress, results["bytes"], say)
+        listed = json.loads((into / MEASUREMENT).read_text(encoding="utf-8"))["files"]
+        folder.fetch({f"out/{name}": digest for name, digest in listed.items()}, into, progress, results["bytes"], say)
+        for entry in sorted((into / "out").iterdir()):
+            entry.replace(out / entry.name)
+
+
+def _ignore(text: str) -> None:
+    del text
