@@ -165,10 +165,13 @@ def _write_timings(path: Path, timings: bytes) -> None:
 
 def _remove_oldest(newest: Path) -> None:
     """Keep the engines that were used last, as many as the bounds allow, and in any case the newest."""
-    plans = sorted(newest.parent.glob("*.plan"), key=lambda plan: (plan == newest, plan.stat().st_mtime), reverse=True)
+    plans = []
+    for plan in newest.parent.glob("*.plan"):
+        with suppress(FileNotFoundError):  # another process removes it at this moment
+            plans.append((plan == newest, plan.stat().st_mtime, plan.stat().st_size, plan))
     total = 0
-    for index, plan in enumerate(plans):
-        total += plan.stat().st_size
-        if plan != newest and (index >= _MOST_ENGINES or total > _MOST_BYTES):
-            _meta(plan).unlink()
-            plan.unlink()
+    for index, (is_newest, _, size, plan) in enumerate(sorted(plans, reverse=True)):
+        total += size
+        if not is_newest and (index >= _MOST_ENGINES or total > _MOST_BYTES):
+            _meta(plan).unlink(missing_ok=True)
+            plan.unlink(missing_ok=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -357,3 +359,36 @@ def test_tactics_are_timed_once_for_all_engines(newest: Any, tmp_path: Path) -> 
         facts = newest.prepare(path, options, SHAPES, lambda detail: None)
         assert (facts["cached"], facts["timing_cache_reused"]) == (False, name != "a")
     assert tensorrt_api.TIMED == ["product"]
+
+
+def test_a_long_build_tells_how_far_it_is(backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, twice = [], threading.Event()
+
+    def report(detail: str) -> None:
+        told.append(detail)
+        if len(told) == 2:
+            twice.set()
+
+    monkeypatch.setattr(backend.building, "_TICK_SECONDS", 0.001)
+    monkeypatch.setattr(tensorrt_api, "MEANWHILE", [lambda: bool(twice.wait(60))])
+    backend.prepare(linear(tmp_path / "m.onnx"), {}, SHAPES, report)
+    assert told[0] == "building m.onnx as fp32"
+    phase = ": Building Engine, step 1 of 1" if backend.trt.release >= (10,) else ""
+    assert re.fullmatch(rf"building m\.onnx as fp32, \d+ s{phase}", told[1])
+
+
+def test_int64_inputs_are_narrowed_where_the_release_has_no_int64(backend: Any, tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["ids"], ["x"], "cast", to=TensorProto.FLOAT)],
+        "network",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [3])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    session = backend.open(tmp_path / "m.onnx", {})
+    assert session.inputs[0].dtype == ("int64" if backend.trt.release >= (10,) else "int32")
+    np.testing.assert_array_equal(session.run({"ids": np.array([7, -1, 2**31 - 1])})["x"], np.float32([7, -1, 2**31]))
+    if backend.trt.release < (10,):
+        with pytest.raises(AgentError, match=r"int32 \[3\], the job feeds int64 \[3\]"):
+            session.run({"ids": np.array([7, -1, 2**31])})

@@ -7,7 +7,7 @@ timed call launches one recorded graph), `optimization_level` (1 - 5; 0: the rel
 false: every process builds its own, and tactics may differ between them) and `threads` (not used by this runtime).
 
 A timed call is what an application does: copy the inputs from page-locked memory to the GPU, run, copy the outputs
-back, wait. Loading includes checking the digests of the file and its engine.
+back, wait (as CUDA chooses: it may spin). Loading includes checking the digests of the file and its engine.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
 
 from edgekd.agent import building, cudart, engines, inspection, nvinfer
 from edgekd.agent.backends import Tensor, Throughput, check_feeds, count_precisions, take_options
@@ -172,17 +174,17 @@ class TensorRtSession:
 
     def lane(self, feeds: Feeds) -> Tuple[Callable[[], None], Callable[[], None]]:
         """Return the two halves of that call, so that several sessions can be busy at once."""
-        return self._execution.lane(check_feeds(self.inputs, feeds), self._options["cuda_graph"])
+        return self._execution.lane(self._checked(feeds), self._options["cuda_graph"])
 
     def run(self, feeds: Feeds) -> Dict[str, Array]:
         """Return the outputs by name."""
-        return self._execution.run(check_feeds(self.inputs, feeds))
+        return self._execution.run(self._checked(feeds))
 
     def facts(self, feeds: Feeds) -> Dict[str, Any]:
         """Tell what the engine is made of, and how much of a call's time (`host_ns`) the GPU computes (`gpu_ns`)."""
         layers, graph, dla = self._execution.layers, self._options["cuda_graph"], self._options["dla"]
         reason = inspection.precision_reason(layers)
-        gpu_ns, host_ns = self._execution.clock(check_feeds(self.inputs, feeds), graph, _CLOCKED_CALLS)
+        gpu_ns, host_ns = self._execution.clock(self._checked(feeds), graph, _CLOCKED_CALLS)
         on_dla = [layer["name"] for layer in layers if inspection.on_dla(layer)]
         return {
             **self._built,
@@ -199,6 +201,19 @@ class TensorRtSession:
             "gpu_ns_of": "copies and kernels" if graph else "kernels",
             "host_ns": host_ns,
         }
+
+    def _checked(self, feeds: Feeds) -> Dict[str, Array]:
+        """Return the feeds as the engine takes them: TensorRT 8 has no int64 and makes int32 of such inputs."""
+        narrow = {tensor.name for tensor in self.inputs if tensor.dtype == "int32"}
+        narrowed = {
+            name: array.astype(np.int32) if name in narrow and array.dtype == np.int64 and _fits_int32(array) else array
+            for name, array in feeds.items()
+        }
+        return check_feeds(self.inputs, narrowed)
+
+
+def _fits_int32(array: Array) -> bool:
+    return bool(np.all(array == array.astype(np.int32)))
 
 
 def _recipe(path: Path, chosen: Mapping[str, Any], shapes: Optional[Mapping[str, Tuple[int, ...]]]) -> Recipe:

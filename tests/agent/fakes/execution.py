@@ -105,7 +105,7 @@ def _engine(trt: Any) -> type:
             return (self._ins | self._outs)[name][0]
 
         def get_tensor_dtype(self, name: str) -> Any:
-            return getattr(trt.DataType, (self._ins | self._outs)[name][1])
+            return networks.data_type(trt, (self._ins | self._outs)[name][1])
 
         def get_tensor_location(self, name: str) -> Any:
             return trt.TensorLocation.DEVICE
@@ -153,14 +153,15 @@ def _context(trt: Any) -> type:
             return self._library.fake_enqueue(ctypes.c_void_p(stream_handle), self._callback) == 0
 
         def _compute(self) -> int:
-            feeds = {name: self._tensor(name).copy() for name in self._engine._ins}
+            wanted = {name: NUMPY[kind] for name, (_, kind) in self._engine._ins.items()}
+            feeds = {name: self._tensor(name).astype(kind) for name, kind in wanted.items()}
             for name, values in networks.compute(self._runner, feeds).items():
                 self._tensor(name)[...] = values
             return 0
 
         def _tensor(self, name: str) -> np.ndarray:
             shape = self.get_tensor_shape(name)
-            kind = np.dtype(NUMPY[(self._engine._ins | self._engine._outs)[name][1]])
+            kind = np.dtype(NUMPY[self._engine.get_tensor_dtype(name).name])
             size = int(np.prod(shape)) * kind.itemsize
             memory = (ctypes.c_ubyte * size).from_address(self._addresses[name])
             return np.frombuffer(memory, kind).reshape(shape)

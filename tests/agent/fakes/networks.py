@@ -24,6 +24,12 @@ UNSUPPORTED = ("Det", "Unique")
 NOT_ON_DLA = ("Log",)
 
 
+def data_type(trt: Any, kind: str) -> Any:
+    """Return a type of the release; what has no int64 reads it as int32."""
+    has_none = kind == "INT64" and "INT64" not in trt.names["DataType"]
+    return trt.DataType["INT32" if has_none else kind]
+
+
 def tensors(values: Sequence[Any]) -> list[tuple[str, tuple[int, ...], str]]:
     """Return (name, shape with -1 for open axes, type) of a graph's inputs or outputs."""
     found = []

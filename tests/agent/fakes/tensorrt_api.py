@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -22,6 +23,8 @@ from .bindings import binding, enumeration, members, number, releases
 ROOT = Path(__file__).resolve().parents[3]
 TIMED: list[str] = []
 """Layers whose tactics were timed because the timing cache did not know them."""
+MEANWHILE: list[Callable[[], None]] = []
+"""What happens while the builder is busy."""
 
 
 @functools.cache
@@ -172,7 +175,7 @@ def _network(trt: Any) -> type:
 
         def get_input(self, index: int) -> Any:
             name, shape, kind = networks.tensors(self._model.graph.input)[index]
-            return SimpleNamespace(name=name, shape=shape, dtype=getattr(trt.DataType, kind))
+            return SimpleNamespace(name=name, shape=shape, dtype=networks.data_type(trt, kind))
 
         @property
         def num_layers(self) -> int:
@@ -194,7 +197,7 @@ def _network(trt: Any) -> type:
 
 def _layer(trt: Any, name: str, operator: str, kind: str) -> Any:
     types = {"Constant": "CONSTANT", "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE"}
-    output = SimpleNamespace(dtype=getattr(trt.DataType, kind))
+    output = SimpleNamespace(dtype=networks.data_type(trt, kind))
     return SimpleNamespace(
         name=name,
         operator=operator,
@@ -269,7 +272,11 @@ def _builder(trt: Any) -> type:
             if monitor is not None:
                 monitor.phase_start("Building Engine", None, 1)
                 monitor.phase_start("Timing", "Building Engine", 1)
+                assert monitor.step_complete("Timing", 0)
                 assert monitor.step_complete("Building Engine", 0)
+            for event in MEANWHILE:
+                event()
+            if monitor is not None:
                 monitor.phase_finish("Timing")
                 monitor.phase_finish("Building Engine")
             if config._workspace < 2 << 20:
