@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,9 +11,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def agent(*arguments: object) -> subprocess.CompletedProcess[str]:
+def agent(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgekd.agent", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    changed = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False, env=changed)
 
 
 def ends(pid: str, seconds: float = 20.0) -> bool:

@@ -13,11 +13,12 @@ import pytest
 from edgekd.agent.children import ChildError, run_child
 from edgekd.agent.errors import AgentError
 from edgekd.agent.files import read_npz, sha256
-from edgekd.agent.method import Method, Power
 from edgekd.agent.measuring import measure
+from edgekd.agent.method import Method, Power
 
 from .command import agent
 from .networks import TINY, linear, quantized, samples, undefined, weights, write_job
+from .sysfs import ORIN_NANO, orin_nano
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_no_meter_says_why(measurement: dict[str, Any]) -> None:
     energy = measurement["energy"]
     if energy["meter"] is None:
         assert energy["windows"] is None
-        assert energy["reason"].startswith("rapl: ")
+        assert all(f"{name}: " in energy["reason"] for name in ("ina3221", "tegrastats", "rapl", "nvml"))
 
 
 def test_another_runtime(tmp_path: Path) -> None:
@@ -198,27 +199,30 @@ def test_only_timing_without_a_reference(tmp_path: Path) -> None:
     assert told["energy"]["reason"] == "energy measurement is switched off (power meter: none)"
 
 
-def test_energy_is_listed_with_its_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def child(task: dict[str, Any], *rest: Any) -> dict[str, Any]:
-        if task["kind"] != "energy":
-            return run_child(task, *rest)
-        assert (task["meter"], task["columns"]) == ("rapl", ["teacher"])
-        Path(task["windows"]).write_text("{}")
-        return {"scope": "package-0", "floor_j": 0.01}
-
-    monkeypatch.setattr("edgekd.agent.measuring.run_child", child)
-    monkeypatch.setattr("edgekd.agent.measuring.meters.find", lambda _: ("rapl", object(), None))
-    method = Method(**{**vars(TINY), "processes": 1, "throughput_seconds": 0})
+def test_energy_of_a_made_up_board_is_recorded_and_marked(tmp_path: Path) -> None:
+    orin_nano(tmp_path / "board")
+    method = Method(**{**vars(TINY), "processes": 1, "throughput_seconds": 0, "energy_windows": 1, "idle_seconds": 0.1})
     job = write_job(tmp_path / "job", {"teacher": linear(tmp_path / "job/models/t.onnx")}, inputs={}, method=method)
-    told = measure(job, tmp_path / "out", lambda *_: None)
-    assert told["energy"] == {
-        "meter": "rapl",
-        "reason": None,
-        "scope": "package-0",
-        "floor_j": 0.01,
-        "windows": "samples/energy.json",
-    }
-    assert "samples/energy.json" in told["files"]
+    ran = agent("run", job, tmp_path / "out", EDGEKD_AGENT_ROOT=tmp_path / "board")
+    assert ran.returncode == 0, ran.stdout
+    told = json.loads((tmp_path / "out/measurement.json").read_text())
+    energy = told["energy"]
+    assert (energy["meter"], energy["scope"], energy["scope_kind"]) == ("ina3221", "module (VDD_IN)", "module")
+    assert energy["simulated"] is True
+    assert told["simulated"] == ["power and device state are read below %s instead of /" % (tmp_path / "board")]
+    assert {"samples/energy.json", "samples/power.npz"} <= set(told["files"])
+    windows = json.loads((tmp_path / "out/samples/energy.json").read_text())["windows"]
+    assert [(window["kind"], window["variant"]) for window in windows] == [
+        ("idle", None),
+        ("active", "teacher"),
+        ("idle", None),
+    ]
+    label, millivolts, milliamperes = ORIN_NANO[0][:3]
+    assert label == "VDD_IN"
+    for window in windows:
+        assert window["rejected"] is None
+        assert window["mean_power_w"] == pytest.approx(millivolts * milliamperes / 1e6)
+        assert window["seconds"] == pytest.approx((window["end_ns"] - window["start_ns"]) / 1e9, rel=0.01)
 
 
 def test_a_variant_that_fails_under_the_clock_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
