@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from edgekd.report import classes, gain, learning, roles, simulation, units, views, wording
@@ -19,6 +20,24 @@ _ASSETS = ("report.css", "chart.umd.min.js", "report.js")
 
 def render(report: Mapping[str, Any]) -> str:
     """Return the page of a report, with styles, scripts and the whole report.json inside."""
+    return _template().render(
+        report=report,
+        data=embedded(report),
+        lessons=learning.lessons(report),
+        choice=learning.choice(report),
+        classes=classes,
+        gain=gain,
+        roles=roles,
+        simulation=simulation,
+        views=views,
+        wording=wording,
+        executed=executed,
+        assets={name: Markup(_asset(name)) for name in _ASSETS},  # noqa: S704 - our own files
+    )
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -34,21 +53,7 @@ def render(report: Mapping[str, Any]) -> str:
         "pp": lambda value: f"{value + 0.0:+.2f}",
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
     }
-    template = environment.get_template("template.html.jinja")
-    return template.render(
-        report=report,
-        data=embedded(report),
-        lessons=learning.lessons(report),
-        choice=learning.choice(report),
-        classes=classes,
-        gain=gain,
-        roles=roles,
-        simulation=simulation,
-        views=views,
-        wording=wording,
-        executed=executed,
-        assets={name: Markup(_asset(name)) for name in _ASSETS},  # noqa: S704 - our own files
-    )
+    return environment.get_template("template.html.jinja")
 
 
 def embedded(report: Mapping[str, Any]) -> Markup:
