@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from edgekd.address import parse
@@ -14,6 +15,8 @@ from edgekd.errors import UsageError
 from edgekd.shipped import shipped
 
 SUFFIXES = (".yaml", ".yml")
+
+_stem = attrgetter("stem")  # "jetson" comes before "jetson-thor"; its file name does not
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,14 @@ class Handling:
 
 def shipped_devices() -> dict[str, Path]:
     """Return the shipped profiles by name."""
-    return {path.stem: path for path in sorted(shipped("devices").glob("*.yaml"))}
+    return {path.stem: path for path in sorted(shipped("devices").glob("*.yaml"), key=_stem)}
 
 
 def user_devices() -> dict[str, Path]:
     """Return the user's own profiles by name, those in ~/.config/edgekd/devices (or where XDG_CONFIG_HOME points)."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     folder = home / "edgekd" / "devices"
-    return {path.stem: path for path in sorted(folder.glob("*.y*ml")) if path.suffix in SUFFIXES}
+    return {path.stem: path for path in sorted(folder.glob("*.y*ml"), key=_stem) if path.suffix in SUFFIXES}
 
 
 def find(name: str) -> Path:

@@ -58,7 +58,8 @@ class Method:
         energy_windows: Windows in which each variant runs while power is read.
         energy_window_seconds: Length of such a window. None: 5 s for a meter that is read every 10 ms or oftener, 30 s
             up to every 0.2 s, else 60 s. It is never shorter than 25 readings.
-        idle_seconds: Length of the idle windows before and after. None: as long as a window, and at least 30 s.
+        idle_seconds: Length of the idle windows before and after. None: as long as a window, and at least 30 s in a
+            measurement that is not quick.
         quick: Whether the amounts are below the defaults on purpose; only carried along, for the report.
     """
 

@@ -15,6 +15,7 @@ from edgekd.agent.errors import AgentError
 from edgekd.device import Device, resolved
 from edgekd.dispatch import local, ssh
 from edgekd.dispatch.remote import RemoteError
+from edgekd.dispatch.variants import variant_names
 from edgekd.document import suggest
 from edgekd.errors import DeviceError, UsageError
 
@@ -63,7 +64,7 @@ def place(
     Args:
         devices: profiles by name.
         bundle: measure none now, leave bundles.
-        say: told of what cannot be reached.
+        say: told of what will be pending, and of what cannot be reached.
 
     Raises:
         DeviceError: a device that cannot be reached leaves open which integers its processor computes well with.
@@ -85,7 +86,7 @@ def place(
         else:
             places[name], found = _here(name, device)
         problems += found
-        if places[name].problem:
+        if places[name].problem or places[name].pending:
             say(f"{name}: {places[name].told(name)}")
     return places, problems
 
@@ -120,6 +121,10 @@ def _profile_problems(name: str, device: Device) -> Iterator[str]:
     meter, there = device.power.meter, ("auto", "none", *meters.available())
     if meter not in there:
         yield f"device {name}: there is no power meter {meter!r}{suggest(meter, there)}; there are {', '.join(there)}"
+    try:
+        variant_names(device, {"teacher": False})
+    except UsageError as error:
+        yield f"device {name}: {error}"
 
 
 def _is(device: Device, name: str | None) -> bool:

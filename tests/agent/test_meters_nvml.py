@@ -161,4 +161,4 @@ def test_a_driver_without_a_function_says_which(clock: Clock) -> None:
 
 
 def test_a_machine_without_a_driver_says_so(tmp_path: Path) -> None:
-    assert "there is no NVIDIA driver on this machine" in str(meters.find("nvml", tmp_path)[2])
+    assert "no NVIDIA driver here" in str(meters.find("nvml", tmp_path)[2])

@@ -239,5 +239,5 @@ def test_unknown_rails_and_a_program_that_cannot_start_are_told(tmp_path: Path) 
 
 def test_a_machine_without_it_says_so(tmp_path: Path) -> None:
     assert meters.find("tegrastats", tmp_path)[2] == (
-        "tegrastats: there is no tegrastats on this machine (not a Jetson, or not in this container)"
+        "tegrastats: no such program here"
     )

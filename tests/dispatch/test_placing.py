@@ -146,3 +146,8 @@ def test_a_probe_says_where_it_would_have_to_look(machine, answers):
         placing.probe("nano", device(address="far"))
     with pytest.raises(UsageError, match=r"this machine is called 'Raspberry Pi 5 .*--at nano=user@host"):
         placing.probe("nano", device(expects="Orin Nano"))
+
+
+def test_a_device_that_would_leave_out_the_teacher_is_refused_before_any_work():
+    (problem,) = placing.place({"box": device(backend="tensorrt", precisions=("int8",))})[1]
+    assert problem.startswith("device box: `precisions: [int8]` leaves out the teacher")

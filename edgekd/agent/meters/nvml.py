@@ -120,5 +120,5 @@ def open(root: Path) -> Nvml:
     try:
         library = ctypes.CDLL(path)
     except OSError as error:
-        raise AgentError("there is no NVIDIA driver on this machine (%s)" % error) from error
+        raise AgentError("no NVIDIA driver here (%s)" % str(error).split(": ")[0]) from error
     return Nvml(library)

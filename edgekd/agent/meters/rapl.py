@@ -80,9 +80,7 @@ def open(root: Path) -> Rapl:
     # "intel-rapl:0" is a package; "intel-rapl:0:1" is a part of it. AMD's counters have the same names.
     zones = sorted(zone for zone in (root / "sys/class/powercap").glob("intel-rapl:*") if zone.name.count(":") == 1)
     if not zones:
-        raise AgentError(
-            "no /sys/class/powercap/intel-rapl* on this machine (a virtual machine, or not an x86 processor)"
-        )
+        raise AgentError("no /sys/class/powercap/intel-rapl* here")
     try:
         domains = [domain for zone in zones for domain in _domains(zone)]
         if not domains:

@@ -130,5 +130,5 @@ def open(root: Path) -> Tegrastats:
         places = (shutil.which("tegrastats"), *places)
     program = next((place for place in places if place and os.access(place, os.X_OK)), None)
     if program is None:
-        raise AgentError("there is no tegrastats on this machine (not a Jetson, or not in this container)")
+        raise AgentError("no such program here")
     return Tegrastats([program, "--interval", str(int(_PERIOD_S * 1e3))])
