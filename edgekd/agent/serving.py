@@ -63,8 +63,12 @@ def serve(folder: Path, lease_seconds: float = LEASE_SECONDS) -> int:
     try:
         code = _run(folder)
         write_json(folder / "exit.json", {"code": code, **(_results(folder / "out") if code == 0 else {})})
-    finally:
-        _linger(folder, lease_seconds)
+    except OSError as error:  # a full disk, most likely: what came of the job gives way to saying so
+        shutil.rmtree(str(folder / "out"), ignore_errors=True)
+        print("error: %s" % error, file=sys.stderr, flush=True)
+        code = 1
+        write_json(folder / "exit.json", {"code": code})
+    _linger(folder, lease_seconds)
     return code
 
 

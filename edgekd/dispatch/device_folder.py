@@ -21,7 +21,7 @@ AGENT, MANIFEST = "agent.pyz", "manifest.json"
 LARGE_BYTES = 16 << 20
 """A file that is so large is looked at while it is on its way."""
 FULL_BYTES = 1 << 20
-STOP_SECONDS = 5
+STOP_SECONDS = 15
 _MARK = "edgekd "  # before what a script tells: a login shell may print text of its own
 _FOLDER = re.compile(r"/.*/edgekd-[A-Za-z0-9]{8}")
 _NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*")
@@ -110,7 +110,7 @@ class DeviceFolder:
             finally:
                 del left[:current]  # what has arrived whole is not sent again
             if done.code != 0:
-                raise self._refused(done.err)
+                raise RemoteError(f"{self.connection.address}: {self.full() or 'sending failed'}: {done.words}")
 
         self.connection.patiently(put, say)
         progress(sum(sizes.values()), sum(sizes.values()), "sent")
@@ -145,7 +145,7 @@ class DeviceFolder:
             batch = [f"cd {_quoted(self.path)}", *(f"get {name} {name}" for name in names)]
             done = self.connection.transfer(batch, into, watch)
             if done.code != 0:
-                raise RemoteError(f"{self.connection.address}: results could not be fetched: {done.err.strip()}")
+                raise RemoteError(f"{self.connection.address}: results could not be fetched: {done.words}")
 
         self.connection.patiently(get, say)
         watch("")
@@ -159,11 +159,10 @@ class DeviceFolder:
             return 0
         return int(self.run(f'echo "{_MARK}$(wc -c <{name} 2>/dev/null || echo 0)"'))
 
-    def _refused(self, said: str) -> RemoteError:
-        """Return why a file could not be written there: of a full disk, sftp itself only says "Failure"."""
+    def full(self) -> str:
+        """Return the message that the disk is full there, "" if it is not: neither sftp nor a killed agent tells."""
         free = int(self.run(f"echo {_MARK}$(df -Pk . | awk 'END {{print $4}}')")) * 1024
-        why = f"the disk with {self.path} is full" if free < FULL_BYTES else "sending failed"
-        return RemoteError(f"{self.connection.address}: {why}: {said.strip()}")
+        return f"the disk with {self.path} is full" if free < FULL_BYTES else ""
 
 
 def inspect(connection: Connection, python: str, needed_bytes: int) -> None:
@@ -253,8 +252,7 @@ def _told(connection: Connection, script: str, problem: str) -> str:
     done = connection.run(script)
     told = [line[len(_MARK) :] for line in done.out.splitlines() if line.startswith(_MARK)]
     if done.code != 0 or not told:
-        said = " | ".join(done.err.strip().splitlines()[-5:]) or f"exit code {done.code}, without a word"
-        raise RemoteError(f"{connection.address}: {problem + ': ' if problem else ''}{said}")
+        raise RemoteError(f"{connection.address}: {problem + ': ' if problem else ''}{done.words}")
     return told[-1]
 
 

@@ -52,7 +52,9 @@ def ending(code: int | None, log: str) -> str:
         code: its exit code, negative for a signal; None where nobody saw its end.
         log: what it wrote besides its events.
     """
-    if code == -signal.SIGKILL or code is None:
+    if code is None:
+        how = "is gone: it was killed, perhaps for lack of memory, or the device was restarted"
+    elif code == -signal.SIGKILL:
         how = "was killed, perhaps for lack of memory"
     elif code < 0:
         how = f"was killed by {signal.Signals(-code).name}"

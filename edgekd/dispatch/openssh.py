@@ -15,6 +15,7 @@ CONNECT_SECONDS = 10
 OPTIONS = {
     "BatchMode": "yes",
     "StrictHostKeyChecking": "yes",
+    "NoHostAuthenticationForLocalhost": "no",
     "ConnectTimeout": str(CONNECT_SECONDS),
     "ConnectionAttempts": "1",
     "ServerAliveInterval": "5",

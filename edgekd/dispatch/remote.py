@@ -54,6 +54,11 @@ class Done:
     out: str
     err: str
 
+    @property
+    def words(self) -> str:
+        """What it wrote last about a failure."""
+        return " | ".join(self.err.strip().splitlines()[-5:]) or f"exit code {self.code}, without a word"
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -112,7 +117,9 @@ class Connection:
                     continue
                 data = os.read(process.stdout.fileno(), 65536)
                 if not data:
-                    self._checked(Done(process.wait(), "", openssh.text(errors)))
+                    done = self._checked(Done(process.wait(), "", openssh.text(errors)))
+                    if done.code != 0:
+                        raise RemoteError(f"{self.address}: {done.words}")
                     return
                 heard = now
                 *whole, pending = (pending + data).split(b"\n")

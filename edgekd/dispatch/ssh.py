@@ -27,6 +27,10 @@ from edgekd.stage import Progress, silent
 Say = Callable[[str], None]
 
 MEASUREMENT = "out/measurement.json"
+START_SECONDS = 600.0
+"""So long may the device take to check what was sent, gigabytes on a slow card."""
+GRACE_SECONDS = 10.0
+"""So long is listened in any case: the agent may have ended in time while the connection was lost."""
 
 
 def measure(
@@ -103,9 +107,9 @@ def _files(folder: Path) -> list[Path]:
 
 def _start(folder: DeviceFolder) -> None:
     """Start the agent; it is started once, however often this is repeated."""
-    done = folder.connection.run(f"{folder.python} {folder.quoted}/{AGENT} serve {folder.quoted}")
+    done = folder.connection.run(f"{folder.python} {folder.quoted}/{AGENT} serve {folder.quoted}", START_SECONDS)
     if done.code != 0:
-        raise RemoteError(f"{folder.connection.address}: {ending(done.code, done.err)}")
+        raise RemoteError(f"{folder.connection.address}: {done.words.removeprefix('error: ')}")
 
 
 def _follow(folder: DeviceFolder, timeout_s: float, progress: Progress, say: Say) -> Mapping[str, Any]:
@@ -115,8 +119,9 @@ def _follow(folder: DeviceFolder, timeout_s: float, progress: Progress, say: Say
 
     def listen() -> None:
         nonlocal offset, end
+        until = max(deadline, time.monotonic() + GRACE_SECONDS)
         script = f"{folder.python} {folder.quoted}/{AGENT} follow {folder.quoted} {offset}"
-        with closing(folder.connection.lines(script, deadline)) as lines:
+        with closing(folder.connection.lines(script, until)) as lines:
             for line in lines:
                 event = hearing.take(line)
                 offset = event.get("offset", offset)
@@ -124,12 +129,12 @@ def _follow(folder: DeviceFolder, timeout_s: float, progress: Progress, say: Say
                     end = event
 
     folder.connection.patiently(listen, say)
-    if not end and time.monotonic() >= deadline:
+    if not end:
         raise RemoteError(f"{at}: {too_long(timeout_s)}")
     if hearing.message:
         raise RemoteError(f"{at}: {hearing.message}")
     if end.get("code") != 0 or not hearing.done:
-        raise RemoteError(f"{at}: {ending(end.get('code'), end.get('log', ''))}")
+        raise RemoteError(f"{at}: {folder.full() or ending(end.get('code'), end.get('log', ''))}")
     return end
 
 

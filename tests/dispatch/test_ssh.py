@@ -23,7 +23,7 @@ from agent.networks import linear, quantized, samples, weights, write_job
 from edgekd.address import Address
 from edgekd.agent.files import read_npz, sha256
 from edgekd.dispatch import device_folder, local, openssh, remote, ssh
-from edgekd.dispatch.remote import Connection, Done, RemoteError
+from edgekd.dispatch.remote import Connection, Done, LostError, RemoteError
 
 from .sshd import REASON, SSHD, Device, client, device, keygen, leftovers, python
 
@@ -259,9 +259,9 @@ def test_a_python_that_is_too_old(board: Device, tmp_path: Path) -> None:
 
 
 def test_no_numpy(board: Device, tmp_path: Path) -> None:
-    bare = python(tmp_path, "-S")
-    told = Run(tmp_path, board).fails("numpy is not there for", python=bare)
-    assert f"{bare} ({sys.version.split()[0]}): sudo apt install python3-numpy" in told
+    python(board.folder, "-S")  # the device's home
+    told = Run(tmp_path, board).fails("numpy is not there for", python="~/python")
+    assert f"~/python ({sys.version.split()[0]}): sudo apt install python3-numpy" in told
     assert "No module named 'numpy'" in told
 
 
@@ -317,6 +317,37 @@ def test_a_disk_that_is_full_before_all_is_sent(
 
     monkeypatch.setattr(Connection, "transfer", transfer)
     run.fails(rf"the disk with {small_disk.temporary}/edgekd-\w+ is full")
+
+
+def test_a_disk_that_the_results_fill(small_disk: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_folder, "RESULTS_BYTES", 0)
+    small_disk.hook(f"if 'run' in words: open({str(small_disk.temporary / 'other')!r}, 'wb').write(bytes(9_000_000))")
+    Run(tmp_path, small_disk).fails(rf"the disk with {small_disk.temporary}/edgekd-\w+ is full")
+
+
+def test_files_that_have_arrived_are_not_sent_again(
+    board: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks in the third file."""
+    board.hook(RESULT)
+    monkeypatch.setattr(device_folder, "LARGE_BYTES", 1)
+    made, batches = Connection.transfer, list[list[str]]()
+
+    def transfer(connection: Connection, batch: list[str], cwd: Path, watch: Callable[[str], None]) -> Done:
+        batches.append(batch)
+        part = batch[:4] if len(batches) == 1 else batch
+        done = made(connection, part, cwd, lambda text: None)
+        watch(done.out)
+        if part is not batch:
+            raise LostError("the cable was pulled")
+        return done
+
+    monkeypatch.setattr(Connection, "transfer", transfer)
+    run = Run(tmp_path, board)
+    run()
+    assert list(content(run.out)["files"]) == ["outputs/numbers"]
+    assert batches[1] == [batches[0][0], *batches[0][3:]]
+    assert run.said[0] == "the cable was pulled; trying again for 5 minutes"
 
 
 @pytest.mark.parametrize("folder", ["job/models/teacher.onnx", "agent.pyz", "manifest.json"])
@@ -379,7 +410,7 @@ def test_a_serving_process_that_is_killed(board: Device, tmp_path: Path) -> None
     board.hook(SLOW.format(seconds=600))
     run = Run(tmp_path, board, **SHORT)
     run.once("evaluate", lambda: os.kill(int((board.folders()[0] / "pid").read_text()), signal.SIGKILL))
-    run.fails("the agent was killed, perhaps for lack of memory$")
+    run.fails("the agent is gone: it was killed, perhaps for lack of memory, or the device was restarted$")
 
 
 def test_a_child_that_is_killed_is_an_error_of_its_variant(board: Device, tmp_path: Path) -> None:
@@ -391,7 +422,8 @@ def test_a_child_that_is_killed_is_an_error_of_its_variant(board: Device, tmp_pa
     assert "was killed by SIGKILL; the device may be out of memory" in content(run.out)["variants"]["teacher"]["error"]
 
 
-def test_an_agent_that_hangs(board: Device, tmp_path: Path) -> None:
+def test_an_agent_that_hangs(board: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "GRACE_SECONDS", 0.0)
     board.hook(WAIT)
     Run(tmp_path, board, **SHORT).fails("the agent was ended after 0.02 minutes", timeout_s=1.2)
 
