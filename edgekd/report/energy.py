@@ -32,7 +32,7 @@ class EnergyPerInference:
     Args:
         gross: Median over windows, with a t interval over windows.
         dynamic: The same with the idle power subtracted; None without an idle window. It may be negative. Its interval
-            is wider by half the range of the idle powers, which no number of active windows makes smaller.
+            is wider by the range of the idle powers, whose error no number of active windows makes smaller.
         low: Smallest window, joules per inference. `high`: the largest.
         windows: How many counted. `rejected`: how many did not.
         seconds: Of all that counted; `inferences` and `late` too.
@@ -172,7 +172,7 @@ def _dynamic(
     moments, watts = [each.middle_s for each in idle], np.array([each.watts for each in idle])
     idle_w = np.interp([each.middle_s for each in good], moments, watts)
     found = over_windows((joules - seconds * idle_w) / inferences)
-    doubt = float(np.ptp(watts)) / 2 * float((seconds / inferences).mean())
+    doubt = float(np.ptp(watts)) * float((seconds / inferences).mean())
     return Estimate(found.value, (found.ci[0] - doubt, found.ci[1] + doubt))
 
 
@@ -197,8 +197,8 @@ def over_windows(values: FloatArray) -> Estimate:
     """Median over windows with its interval.
 
     Windows are the independent units: readings within one are correlated, and a thousand of them are not a thousand
-    measurements. The interval is the t interval of the mean, widened where it must be to contain the median: of five
-    windows a bootstrap covers 80 to 85 % where it says 95 %.
+    measurements. The interval is the t interval of the mean, widened where it must be to contain the median. In
+    simulation it covers 92 to 96 % with three to ten windows; the median's bootstrap covers 74 % with three.
     """
     value = float(np.median(values))
     low, high = t_interval(values)

@@ -94,8 +94,8 @@ def _central(resampled: FloatArray, confidence: float = CONFIDENCE) -> Interval:
 def t_interval(values: FloatArray, confidence: float = CONFIDENCE) -> Interval:
     """Interval of the mean of a few independent values [n], n >= 2: mean ± t·s/√n (Student 1908).
 
-    A bootstrap knows of five values only these five, and its interval is then little more than half as wide as it must
-    be; the tails of the t distribution pay for a spread that is itself hardly known.
+    A bootstrap of five values is less than two thirds as wide as it must be; the tails of the t distribution pay for a
+    spread that is itself hardly known.
     """
     n = len(values)
     mean, spread = float(values.mean()), float(values.std(ddof=1))

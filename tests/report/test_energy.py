@@ -96,7 +96,7 @@ def test_idle_power_that_drifts_is_weighted_by_time_and_widens_the_interval() ->
     assert found.dynamic.value == pytest.approx(240 - 4.5 * 30)
     spread = np.array([240 - (4 + k / 6) * 30 for k in range(1, 6)])
     low, high = stats.t.interval(0.95, 4, spread.mean(), stats.sem(spread))
-    assert found.dynamic.ci == pytest.approx((low - 0.5 * 30, high + 0.5 * 30))
+    assert found.dynamic.ci == pytest.approx((low - 1.0 * 30, high + 1.0 * 30))
 
 
 def test_without_an_idle_window_there_is_no_dynamic_energy() -> None:
