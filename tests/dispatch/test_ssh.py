@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agent.networks import linear, quantized, samples, weights, write_job
+from agent.networks import TINY, linear, quantized, samples, weights, write_job
 
 from edgekd.address import Address
 from edgekd.agent.files import read_npz, sha256
@@ -115,7 +115,7 @@ def test_a_measurement_is_the_same_as_a_local_one(board: Device, tmp_path: Path)
         "teacher": linear(run.job / "models/teacher.onnx"),
         "int8": quantized(run.job / "models/int8.onnx"),
     }
-    write_job(run.job, models)
+    write_job(run.job, models, method=replace(TINY, processes=1))
     run(address=Address("board"))
     local.measure(run.job, tmp_path / "local", timeout_s=60, progress=lambda *_: None)
     there, here = content(run.out), content(tmp_path / "local")
@@ -273,10 +273,6 @@ def test_a_broken_numpy(board: Device, tmp_path: Path) -> None:
 def test_no_runtime(board: Device, tmp_path: Path) -> None:
     (board.hooks / "onnxruntime.py").write_text("raise ImportError('no onnxruntime')")
     Run(tmp_path, board, **SHORT).fails("no onnxruntime|onnxruntime is not installed")
-
-
-def test_no_such_backend(board: Device, tmp_path: Path) -> None:
-    Run(tmp_path, board, **SHORT, backend="abacus").fails("there is no backend 'abacus'; there are")
 
 
 @pytest.fixture
