@@ -146,7 +146,7 @@ def _over_ssh(name: str, device: Device, probe: Mapping[str, Any] | str) -> tupl
         if device.quantization.open:
             raise DeviceError(
                 f"device {name}: {probe}\nIts profile leaves to its processor which integers to use, so nothing can be "
-                "made for it: mend the connection, or set quantization.activations in a profile of your own"
+                "made for it: mend that, or set quantization in a profile of your own"
             )
         return Place(device, "ssh", probe), []
     machine = probe["environment"].get("machine")

@@ -98,7 +98,7 @@ def test_what_cannot_be_reached_now_is_tried_again_later(answers):
 
 def test_nothing_can_be_made_for_an_unknown_processor(answers):
     answers["far"] = RemoteError("far: connection refused")
-    with pytest.raises(DeviceError, match=r"(?s)device far: far: connection refused.*set quantization.activations"):
+    with pytest.raises(DeviceError, match=r"(?s)device far: far: connection refused.*set quantization in a profile"):
         placing.place({"far": device(address="far", quantization=Quantization())})
 
 
