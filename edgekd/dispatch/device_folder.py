@@ -24,7 +24,7 @@ FULL_BYTES = 1 << 20
 STOP_SECONDS = 15
 _MARK = "edgekd "  # before what a script tells: a login shell may print text of its own
 _FOLDER = re.compile(r"/.*/edgekd-[A-Za-z0-9]{8}")
-_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*")
+_NAME = re.compile(r"(?!.*/\.\.(/|$))[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 # Any Python since 2.7 runs this, so that an old one is told by its version.
 _INSPECT = """

@@ -140,13 +140,14 @@ def _follow(folder: DeviceFolder, timeout_s: float, progress: Progress, say: Say
 
 def _fetch(folder: DeviceFolder, out: Path, results: Mapping[str, Any], progress: Progress, say: Say) -> None:
     """Bring the measurement back; `out` gets it only when it is whole."""
-    out.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         into = Path(temporary)
         folder.fetch({MEASUREMENT: results["sha256"]}, into, progress, results["bytes"], say)
         listed = json.loads((into / MEASUREMENT).read_text(encoding="utf-8"))["files"]
         folder.fetch({f"out/{name}": digest for name, digest in listed.items()}, into, progress, results["bytes"], say)
-        for entry in sorted((into / "out").iterdir()):
+        out.mkdir(exist_ok=True)
+        for entry in (into / "out").iterdir():
             entry.replace(out / entry.name)
 
 

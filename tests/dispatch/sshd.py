@@ -30,12 +30,14 @@ class Device:
         folder: keys and configurations of both sides.
         temporary: the device's TMPDIR.
         hooks: a folder in the device's PYTHONPATH; a `sitecustomize.py` in it runs in each Python of the agent.
+        here: this machine's temporary folder meanwhile; its path is short, as that of a socket must be.
     """
 
     folder: Path
     port: int
     temporary: Path
     hooks: Path
+    here: Path
     process: subprocess.Popen[bytes]
 
     @property
@@ -50,14 +52,14 @@ class Device:
         return list(self.temporary.glob("edgekd-*"))
 
     def processes(self) -> dict[int, str]:
-        """Return the command lines of what runs in the device's temporary folder, by process."""
+        """Return the command lines of what runs in the device's temporary folder, or holds a connection to it."""
         found = {}
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 line = path.read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-            if f"{self.temporary}/edgekd-" in line:
+            if f"{self.temporary}/edgekd-" in line or f"{self.here}/edgekd-" in line:
                 found[int(path.parent.name)] = line
         return found
 
@@ -120,11 +122,15 @@ Host *
   GlobalKnownHostsFile /dev/null
 """)
     server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.PIPE)
-    found = Device(folder, port, temporary, hooks, server)
+    here, before = Path(tempfile.mkdtemp(prefix="test-")), tempfile.tempdir
+    found = Device(folder, port, temporary, hooks, here, server)
     try:
+        tempfile.tempdir = str(here)
         _wait_for(port, server)
         yield found
     finally:
+        tempfile.tempdir = before
+        shutil.rmtree(here)
         server.terminate()
         server.wait()
         assert server.stderr is not None
@@ -150,11 +156,11 @@ def python(folder: Path, *options: str, before: str = "") -> str:
 
 
 def leftovers(found: Device) -> list[str]:
-    """Return what is left on the device, or of the connection here; what is about to end has some seconds."""
+    """Return what is left on the device, or here; what is about to end has some seconds."""
     deadline = time.monotonic() + 8
     while True:
-        sockets = [str(path) for path in Path(tempfile.gettempdir()).glob("edgekd-ssh-*")]
-        left = [*map(str, found.folders()), *found.processes().values(), *sockets]
+        files = [*found.folders(), *found.here.glob("edgekd-*")]
+        left = [*map(str, files), *found.processes().values()]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.05)
