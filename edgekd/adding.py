@@ -251,6 +251,7 @@ def _entry(devices: Mapping[str, Any], found: _Found) -> dict[str, Any]:
         **asked,
         "profile": {"backend": CPU_BACKEND, "options": dict(CPU_OPTIONS)},
         "models": {name: model for name, model in asked["models"].items() if name in found.content["variants"]},
+        "builds": [],
         "error": None,
         "in_place_of": found.device,
     }

@@ -248,6 +248,7 @@ def entry(folder: Path, place: Place, outcome: Outcome) -> dict[str, Any]:
         "scheme": {**scheme.model_dump(), "label": scheme.label},
         "models": {variant: rundir.model_facts(folder, path) for variant, path in outcome.models.items()},
         "refused": dict(outcome.refused),
+        "builds": list(outcome.remarks),
         "error": outcome.error,
     }
 

@@ -14,6 +14,7 @@ from edgekd.agent import evaluating, latency, power, preparing, throughput
 from edgekd.agent.backends import load as load_backend
 from edgekd.agent.errors import AgentError
 from edgekd.agent.files import read_json, write_json
+from edgekd.agent.job import parse
 
 _PR_SET_PDEATHSIG = 1
 
@@ -22,9 +23,11 @@ Report = Callable[[str, str], None]
 
 def _check(task: Dict[str, Any], report: Report) -> Dict[str, Any]:
     """Tell which runtime this is, and that it takes the options."""
-    backend = load_backend(task["job"]["backend"])
-    backend.check(task["job"]["options"])
-    report("", "backend %s" % task["job"]["backend"])
+    job = parse(task["job"])
+    backend = load_backend(job.backend)
+    for model in job.models:
+        backend.check(job.options_of(model.name, Path(task["job_dir"])))
+    report("", "backend %s" % job.backend)
     return {"runtime": backend.runtime(), "fixed_shapes": backend.FIXED_SHAPES}
 
 

@@ -12,4 +12,4 @@ ROOT = Path(os.environ.get("EDGEKD_AGENT_ROOT", "/"))
 
 def simulated() -> Optional[str]:
     """Return why what is read here is no measurement, or None on a real device."""
-    return None if ROOT == Path("/") else "power and device state are read below %s instead of /" % ROOT
+    return None if Path("/") == ROOT else "power and device state are read below %s instead of /" % ROOT

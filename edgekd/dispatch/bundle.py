@@ -66,10 +66,15 @@ There is no {backend} where you are? This measures with ONNX Runtime (pip instal
 
 The report then shows a device of its own, cpu; {device} stays without a measurement.
 """
+    kept = (
+        ".\nEngines are kept in ~/.cache/edgekd/engines, so that each is built once"
+        if backend == "tensorrt"
+        else ", and nothing outside this folder is changed"
+    )
     return f"""{name}: a measurement to be made on the device "{device}"
 
 It belongs to the run {run_id} of edgekd {__version__}, and holds the networks, the samples that they are measured
-with, and the program that measures them. Nothing is installed, and nothing outside this folder is changed.
+with, and the program that measures them. Nothing is installed{kept}.
 
 Needed on the device
     Python 3.8 or newer

@@ -31,12 +31,14 @@ class Outcome:
         seconds: how long it took.
         models: the run's own file of every variant that was to be measured.
         refused: why variants were not sent, by variant.
+        remarks: what a reader should know of the files that were sent.
     """
 
     error: dict[str, str] | None
     seconds: float
     models: Mapping[str, Path] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def _take(dispatch: Dispatch, order: Order, place: Place, cancel: threading.Even
         else:
             error = {"kind": "failed", "message": "; ".join(f"{name}: {why}" for name, why in refused.items())}
     models = {name: order.models[build.origin] for name, build in builds.items()}
-    outcome = Outcome(error, round(time.monotonic() - started, 3), models, refused)
+    remarks = [f"{name}: {remark}" for name, build in builds.items() for remark in build.remarks]
+    outcome = Outcome(error, round(time.monotonic() - started, 3), models, refused, remarks)
     told = f"{error['kind']}: {error['message']}" if error else f"done in {outcome.seconds:.1f} s"
     dispatch.say(f"{f'measure[{order.name}]':<24} {told}")
     return outcome
@@ -141,8 +144,9 @@ def _measured(
 
 
 def _how_to_go_on(place: Place, file: str) -> str:
+    why = f"{place.why[0].upper()}{place.why[1:]}"
     return (
-        f"{place.why}. {file} in this run's folder holds all that is needed: unpack it on the device, run "
-        "`python3 agent.pyz bundle` there, bring result.zip back, and complete this run with "
+        f"{why}. {file} in this run's folder holds all that is needed: unpack it on the "
+        "device, run `python3 agent.pyz bundle` there, bring result.zip back, and complete this run with "
         "`edgekd report RUN --add result.zip`"
     )

@@ -173,7 +173,9 @@ def _here(name: str, device: Device) -> tuple[Place, list[str]]:
             if missing:
                 return place, [f"device {name}: {missing}"]
         else:
-            backends.load(device.backend).check(device.options)
+            for precision in device.precisions or (None,):
+                chosen = {} if precision is None else {"precision": precision}
+                backends.load(device.backend).check({**device.options, **chosen})
     except (AgentError, local.MeasurementError) as error:
         return place, [f"device {name}: {error}"]
     return place, list(_core_problems(name, device))

@@ -45,7 +45,7 @@ def measured(run: Run, device: str, task: Task) -> dict[str, Any]:
         **{key: content[key] for key in (*_COPIED, *_SIMULATION)},
         "spinning": content["latency"]["spinning"] if content["latency"] else None,
         "unsteady_warmup": latencies.unsteady,
-        **{key: run.content["devices"][device].get(key) for key in ("profile", "scheme")},
+        **{key: run.content["devices"][device].get(key) for key in ("profile", "scheme", "in_place_of", "builds")},
     }
 
 
@@ -65,7 +65,7 @@ def not_measured(run: Run, device: str) -> dict[str, Any]:
         "comparisons": [],
         "unsteady_warmup": [],
         "state": {"before": None, "after": None, "changes": None},
-        **{key: content.get(key) for key in ("profile", "scheme")},
+        **{key: content.get(key) for key in ("profile", "scheme", "in_place_of", "builds")},
     }
 
 

@@ -143,22 +143,7 @@ def joules_between(readings: Readings, start_ns: int, end_ns: int, *, min_readin
         RejectedError: The window is not covered, a gap of more than 2.5 periods, too few readings, a total that is
             missing, not finite or not positive, a counter that goes backwards.
     """
-    first = int(np.searchsorted(readings.time_ns, start_ns, side="right")) - 1
-    last = int(np.searchsorted(readings.time_ns, end_ns, side="left"))
-    if start_ns >= end_ns or first < 0 or last >= len(readings.time_ns):
-        raise RejectedError("the readings do not cover it")
-    if last - first - 1 < min_readings:
-        raise RejectedError(f"{last - first - 1} readings in it, at least {min_readings} are needed")
-    # Nanoseconds are subtracted as integers: the zero of the clock costs no precision.
-    times = (readings.time_ns[first : last + 1] - start_ns) * NS
-    gap = float(np.diff(times).max())
-    if gap > MAX_GAP * readings.period_s:
-        raise RejectedError(
-            f"a gap of {gap:.3g} s between readings, {MAX_GAP} periods are {MAX_GAP * readings.period_s:.3g} s"
-        )
-    total = readings.summed(first, last + 1)
-    if not (np.abs(total) < _IMPOSSIBLE).all():  # False for NaN too
-        raise RejectedError("the total of a reading is missing or not finite")
+    times, total = _covering(readings, start_ns, end_ns, min_readings)
     end = (end_ns - start_ns) * NS
     edges = np.interp([0.0, end], times, total)
     if readings.kind == "power":
@@ -171,6 +156,27 @@ def joules_between(readings: Readings, start_ns: int, end_ns: int, *, min_readin
     if not edges[1] > edges[0]:
         raise RejectedError("the counter did not move")
     return float(edges[1] - edges[0])
+
+
+def _covering(readings: Readings, start_ns: int, end_ns: int, min_readings: int) -> tuple[FloatArray, FloatArray]:
+    """The readings inside and the one on each side: seconds since the start [n], their total [n]."""
+    first = int(np.searchsorted(readings.time_ns, start_ns, side="right")) - 1
+    last = int(np.searchsorted(readings.time_ns, end_ns, side="left"))
+    if start_ns >= end_ns or first < 0 or last >= len(readings.time_ns):
+        raise RejectedError("the readings do not cover it")
+    if last - first - 1 < min_readings:
+        raise RejectedError(f"{last - first - 1} readings in it, at least {min_readings} are needed")
+    # Nanoseconds are subtracted as integers: the zero of the clock costs no precision.
+    times = (readings.time_ns[first : last + 1] - start_ns).astype(np.float64) * NS
+    gap = float(np.diff(times).max())
+    if gap > MAX_GAP * readings.period_s:
+        raise RejectedError(
+            f"a gap of {gap:.3g} s between readings, {MAX_GAP} periods are {MAX_GAP * readings.period_s:.3g} s"
+        )
+    total = readings.summed(first, last + 1)
+    if not (np.abs(total) < _IMPOSSIBLE).all():  # False for NaN too
+        raise RejectedError("the total of a reading is missing or not finite")
+    return times, total
 
 
 def polygon_means(times: FloatArray, values: FloatArray, edges: FloatArray) -> FloatArray:

@@ -259,7 +259,7 @@ def _remarks(
 
 def _circumstances(device: Mapping[str, Any]) -> list[str]:
     """How the device was not as it will be in use, or not the one that was asked for."""
-    found = []
+    found = list(device.get("builds") or ())
     substituted, locked = device.get("substituted"), device.get("locked_clocks")
     if substituted:
         found.append(

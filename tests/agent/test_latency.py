@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.agent.method import Method
 from edgekd.agent.latency import cpu_share, make_plan, measure_rounds, time_calls, warm_up
+from edgekd.agent.method import Method
 
 
 class Counting:

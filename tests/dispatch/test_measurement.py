@@ -70,7 +70,7 @@ def test_variants_of_one_file_are_sent_as_one_file(order, tmp_path, monkeypatch)
     path = one.models["teacher"]
     builds = {
         "teacher": Build("teacher", path, "fp32"),
-        "teacher-fp16": Build("teacher", path, "fp16", half),
+        "teacher-fp16": Build("teacher", path, "fp16", half, remarks=("in float16: w was cut to 65504",)),
         "int8": Build("teacher", path, "int8", refused="node add_1: an input is not quantized"),
     }
     monkeypatch.setattr(measurement.variants, "expand", lambda *_: builds)
@@ -90,6 +90,7 @@ def test_variants_of_one_file_are_sent_as_one_file(order, tmp_path, monkeypatch)
     ]
     assert list(outcome.models) == ["teacher", "teacher-fp16", "int8"]
     assert outcome.refused == {"int8": "node add_1: an input is not quantized"}
+    assert outcome.remarks == ["teacher-fp16: in float16: w was cut to 65504"]
 
 
 def test_nothing_is_sent_where_all_is_refused(order, tmp_path, monkeypatch):

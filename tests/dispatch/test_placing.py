@@ -151,3 +151,20 @@ def test_a_probe_says_where_it_would_have_to_look(machine, answers):
 def test_a_device_that_would_leave_out_the_teacher_is_refused_before_any_work():
     (problem,) = placing.place({"box": device(backend="tensorrt", precisions=("int8",))})[1]
     assert problem.startswith("device box: `precisions: [int8]` leaves out the teacher")
+
+
+def test_options_are_checked_with_every_precision_of_the_profile(monkeypatch):
+    asked: list[dict[str, Any]] = []
+
+    class Backend:
+        @staticmethod
+        def check(options):
+            asked.append(options)
+
+    monkeypatch.setattr(placing.backends, "load", lambda name: Backend)
+    places, problems = placing.place(
+        {"orin": device(backend="tensorrt", options={"dla": 0}, precisions=("fp16", "int8"))}
+    )
+    assert problems == []
+    assert asked == [{"dla": 0, "precision": "fp16"}, {"dla": 0, "precision": "int8"}]
+    assert places["orin"].where == "here"

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from edgekd.report import build
 from edgekd.report.study import build as study
 
 from .study_synthetic import write_study
-from .synthetic import TERMS
+from .synthetic import CHAIN, TERMS
+from .test_metered import altered
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -36,7 +38,8 @@ def opened(page: Path, profile: Path, *flags: str) -> str:
 
 
 def test_every_plot_is_drawn_and_nothing_is_reported(make_run, tmp_path: Path):
-    run = make_run()
+    metered = {name: replace(fake, joules=0.01 * (1 + k)) for k, (name, fake) in enumerate(CHAIN.items())}
+    run = altered(make_run(metered), lambda energy: energy["windows"][2].update(rejected="the device throttled"))
     content = json.loads((run / "run.json").read_text())
     hostile = {"</script><script>throw 1</script>": TERMS["kd"], "__proto__": TERMS["labels"]}
     single = {name: {kind: values[:1] for kind, values in kinds.items()} for name, kinds in TERMS.items()}
@@ -46,6 +49,9 @@ def test_every_plot_is_drawn_and_nothing_is_reported(make_run, tmp_path: Path):
     canvases = re.findall(r"<canvas [^>]*data-chart[^>]*>", opened(run / "report.html", tmp_path / "profile"))
     written = (run / "report.html").read_text().count("<canvas data-chart")
     assert len(canvases) == written > 0
+    assert {"plane", "distribution", "power", "joules"} <= {
+        re.findall(r'data-chart="(\w+)"', one)[0] for one in canvases
+    }
     for canvas in canvases:  # Chart.js gives a canvas its size when it draws on it
         height = re.search(r' height="(\d+)"', canvas)
         assert height is not None, canvas

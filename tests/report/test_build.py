@@ -141,6 +141,28 @@ def test_exit_codes(make_run: Make) -> None:
     assert code("failed and pending", gates={"min_speedup": 50}, devices=both, errors=pending) == 1
 
 
+def test_what_was_measured_in_place_of_a_device_decides_nothing(make_run: Make) -> None:
+    """The run asked for the other device, which is still to be measured."""
+    errors = {"jetson": {"kind": "pending", "message": "run the bundle"}}
+    run = make_run(gates={"min_speedup": 50}, devices=("cpu", "jetson"), errors=errors)
+    content = json.loads((run / "run.json").read_text())
+    assert build.exit_code(build.build(run)) == 1
+    content["devices"]["cpu"]["in_place_of"] = "jetson"
+    (run / "run.json").write_text(json.dumps(content))
+    report = build.build(run)
+    assert (build.exit_code(report), report["status"]) == (4, "not_measured")
+    assert report["devices"]["cpu"]["verdict"]["status"] == "failed"
+
+
+def test_what_a_reader_should_know_of_the_files_is_a_remark(make_run: Make) -> None:
+    run = make_run(gates=GATES)
+    content = json.loads((run / "run.json").read_text())
+    content["devices"]["cpu"]["builds"] = ["int8: in float16: w was cut to 65504"]
+    (run / "run.json").write_text(json.dumps(content))
+    remarks = build.build(run)["devices"]["cpu"]["verdict"]["remarks"]
+    assert "int8: in float16: w was cut to 65504" in remarks
+
+
 def test_one_device_without_measurement_leaves_the_other_whole(make_run: Make) -> None:
     errors = {"jetson": {"kind": "unreachable", "message": "ssh: no route to host"}}
     report = build.build(make_run(gates=GATES, devices=("cpu", "jetson"), errors=errors))

@@ -238,7 +238,7 @@ def _check_dla(chosen: Mapping[str, Any]) -> None:
             raise AgentError("allow_gpu_fallback means nothing without a DLA core: set the option dla, or leave it out")
         return
     if chosen["precision"] == "fp32":
-        raise AgentError("a DLA computes in fp16 and int8 only; option precision of tensorrt is 'fp32'")
+        raise AgentError("a DLA computes in fp16 and int8 only: leave fp32 out of the profile's precisions")
     cores = trt.Runtime(LOG).num_DLA_cores
     if chosen["dla"] >= cores:
         there = "cores 0 to %d" % (cores - 1) if cores else "none (not every Jetson nor every release has one)"
