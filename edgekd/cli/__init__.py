@@ -23,15 +23,15 @@ COMMANDS = {
     "pipeline": "Distill, prune, quantize, export, validate and measure: the whole chain, one verdict.",
     "study": "Say whether the teacher helps: methods and seeds, with and without it.",
     "bench": "Measure ONNX files side by side on a device.",
-    "report": "Rebuild a run's report from its raw samples.",
+    "report": "Rebuild a run's report, and complete it with what devices gave.",
     "recipe": "List, show, copy and check recipes.",
-    "device": "List and show device profiles.",
+    "device": "List and show device profiles, and probe devices.",
     "cache": "List, verify and clean the store.",
 }
 """Every command's one line of help; its module in this package has its name, and a click command `command`."""
 
 EPILOG = """Exit codes: 0 all gates passed, 1 a gate failed or could not be measured, 2 wrong input (found before
-any work), 3 a stage failed, 4 a device could not be reached, 130 interrupted (run again to go on)."""
+any work), 3 a stage failed, 4 a device could not be reached or is pending, 130 interrupted (run again)."""
 
 
 class Commands(click.Group):
