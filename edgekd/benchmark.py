@@ -86,7 +86,7 @@ def bench(
     (name,) = devices
     if out is not None:
         rundir.check_target(Path(out))
-    places, problems = placing.place(devices, bundle=handling.bundle, say=show.say)
+    places, problems = placing.place(devices, bundle=handling.bundle, lock_clocks=handling.lock_clocks, say=show.say)
     facts = _inspected(files, measuring.batch_size, problems)
     feeds = _feeds(next(iter(facts.values())), data, data_dir, measuring.batch_size)
     opened = artifact.open_store(store or artifact.default_root(), show.say)

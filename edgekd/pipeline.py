@@ -78,7 +78,7 @@ def prepare(
     loaded = profiles.load_devices(devices, handling.at)
     if out is not None:
         rundir.check_target(out)
-    places, problems = placing.place(loaded, bundle=handling.bundle, say=show.say)
+    places, problems = placing.place(loaded, bundle=handling.bundle, lock_clocks=handling.lock_clocks, say=show.say)
     checks.check(recipe, problems, data_dir)
     shop = open_workshop(recipe, store=store, data_dir=data_dir, accelerate_config=accelerate_config, show=show)
     batch = _measuring(recipe).batch_size

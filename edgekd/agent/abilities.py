@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping
 Sections = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 ENERGY, CLOCKS, ROOM = "energy", "clocks", "room"
+LOCKING = "lock the clocks"
 """Topics beside the names of the backends."""
 
 _LEAST_BYTES = 10**9
@@ -54,10 +55,10 @@ def _clocks(sections: Sections, can: List[str], cannot: List[Dict[str, str]]) ->
         can.append("lock the clocks during a measurement, if asked to")
     elif "value" in program:
         mend = 'a line "USER ALL=(root) NOPASSWD: %s" in a file below /etc/sudoers.d' % program["value"]
-        cannot.append(_lack(CLOCKS, "lock the clocks", sudo["unavailable"], mend))
+        cannot.append(_lack(CLOCKS, LOCKING, sudo["unavailable"], mend))
     else:
         mend = "in a container it is missing; run on the board itself"
-        cannot.append(_lack(CLOCKS, "lock the clocks", program["unavailable"], mend))
+        cannot.append(_lack(CLOCKS, LOCKING, program["unavailable"], mend))
     if "asked for" in str(sections["state"]["frequency_source"].get("value")):
         why = "cpuinfo_cur_freq is for root only; scaling_cur_freq is only what the governor asked for"
         cannot.append(_lack(CLOCKS, "see the true clocks of the CPU", why, "run the agent as root, if clocks matter"))

@@ -38,7 +38,7 @@ def locked(asked: bool) -> Iterator[Optional[str]]:
     if not asked:
         yield None
         return
-    command = _command()
+    command = program()
     folder = Path(tempfile.mkdtemp(prefix="edgekd-clocks-"))
     stored = folder / "clocks.conf"
     try:
@@ -54,17 +54,22 @@ def locked(asked: bool) -> Iterator[Optional[str]]:
         shutil.rmtree(str(folder), ignore_errors=True)
 
 
-def _command() -> List[str]:
-    program = shutil.which("jetson_clocks")
+def program() -> List[str]:
+    """Return the command that locks the clocks.
+
+    Raises:
+        AgentError: There is no `jetson_clocks`, or what would be locked is no real device.
+    """
+    found = shutil.which("jetson_clocks")
     reason = simulated()
     if reason is not None:
         raise AgentError("the clocks cannot be set: %s" % reason)
-    if program is None:
+    if found is None:
         raise AgentError(
             "the clocks cannot be set: there is no jetson_clocks on this machine (only NVIDIA Jetson boards have it); "
             "measure without lock_clocks"
         )
-    return [program] if os.geteuid() == 0 else ["sudo", "-n", program]
+    return [found] if os.geteuid() == 0 else ["sudo", "-n", found]
 
 
 def _run(command: List[str]) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekd.address import parse
-from edgekd.agent import backends, meters
+from edgekd.agent import backends, locking, meters
+from edgekd.agent.abilities import CLOCKS, LOCKING
 from edgekd.agent.environment import choose_cores, isa, snapshot
 from edgekd.agent.errors import AgentError
 from edgekd.device import Device, resolved
@@ -57,13 +58,18 @@ def bundle_name(device: str) -> str:
 
 
 def place(
-    devices: Mapping[str, Device], *, bundle: bool = False, say: Callable[[str], None] = lambda text: None
+    devices: Mapping[str, Device],
+    *,
+    bundle: bool = False,
+    lock_clocks: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Place], list[str]]:
     """Return where each device is measured, and all that is wrong with the profiles.
 
     Args:
         devices: profiles by name.
         bundle: measure none now, leave bundles.
+        lock_clocks: their clocks are to be locked.
         say: told of what will be pending, and of what cannot be reached.
 
     Raises:
@@ -86,6 +92,8 @@ def place(
         else:
             places[name], found = _here(name, device)
         problems += found
+        if lock_clocks:
+            problems += _clock_problems(name, places[name], probes.get(name))
         if places[name].problem or places[name].pending:
             say(f"{name}: {places[name].told(name)}")
     return places, problems
@@ -106,7 +114,8 @@ def probe(name: str, device: Device) -> Mapping[str, Any]:
     machine = snapshot()["machine"]
     if not _is(device, machine):
         raise UsageError(
-            f"device {name}: this machine is called {machine!r}, not {' or '.join(device.expects)}; "
+            f"device {name}: this machine is {f'called {machine!r}' if machine else 'a machine without a board name'}, "
+            f"not {' or '.join(device.expects)}; "
             f"say where the device is: --at {name}=user@host"
         )
     return local.probe(device.python)
@@ -179,6 +188,19 @@ def _here(name: str, device: Device) -> tuple[Place, list[str]]:
     except (AgentError, local.MeasurementError) as error:
         return place, [f"device {name}: {error}"]
     return place, list(_core_problems(name, device))
+
+
+def _clock_problems(name: str, place: Place, probe: Mapping[str, Any] | str | None) -> Iterator[str]:
+    """Yield why the clocks cannot be locked where a device is measured, as far as that is known now."""
+    if place.where == "here":
+        try:
+            locking.program()
+        except AgentError as error:
+            yield f"device {name}: {error}"
+    elif isinstance(probe, Mapping):
+        for lack in probe["cannot"]:
+            if lack["topic"] == CLOCKS and lack["what"] == LOCKING:
+                yield f"device {name}: the clocks cannot be locked: {lack['why']}; {lack['mend']}"
 
 
 def _core_problems(name: str, device: Device) -> Iterator[str]:

@@ -105,7 +105,7 @@ class Connection:
         """
         with (
             tempfile.TemporaryFile("w+") as errors,
-            openssh.started(self._ssh(script), stdout=-1, stderr=errors) as process,
+            openssh.started(self._ssh(script), stdout=subprocess.PIPE, stderr=errors) as process,
         ):
             assert process.stdout is not None
             pending, heard = b"", time.monotonic()
@@ -154,7 +154,7 @@ class Connection:
         while True:
             self.close()
             try:
-                self._checked(self.run("exit 0"))
+                self.run("exit 0")
                 return
             except LostError as again:
                 lost = again

@@ -23,6 +23,7 @@ def probed(machine: str = "NVIDIA Jetson Orin Nano Developer Kit", **backends: A
     return {
         "environment": {"machine": machine},
         "isa": ARM,
+        "cannot": [],
         "backends": {"onnxruntime": {"version": "1.19.2"}, **backends},
     }
 
@@ -168,3 +169,16 @@ def test_options_are_checked_with_every_precision_of_the_profile(monkeypatch):
     assert problems == []
     assert asked == [{"dla": 0, "precision": "fp16"}, {"dla": 0, "precision": "int8"}]
     assert places["orin"].where == "here"
+
+
+def test_clocks_that_cannot_be_locked_are_told_before_any_work(answers, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    answers["far"] = probed()
+    answers["far"]["cannot"] = [
+        {"topic": "clocks", "what": "lock the clocks", "why": "sudo wants a password", "mend": "a line in sudoers"}
+    ]
+    devices = {"here": device(), "far": device(address="far")}
+    assert placing.place(devices)[1] == []
+    here, far = placing.place(devices, lock_clocks=True)[1]
+    assert here.startswith("device here: the clocks cannot be set: there is no jetson_clocks on this machine")
+    assert far == "device far: the clocks cannot be locked: sudo wants a password; a line in sudoers"
