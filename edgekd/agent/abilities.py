@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Mapping
 Sections = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 ENERGY, CLOCKS, ROOM = "energy", "clocks", "room"
-LOCKING = "lock the clocks"
 """Topics beside the names of the backends."""
+LOCKING = "lock the clocks"
 
 _LEAST_BYTES = 10**9
 _NOT_RUNTIMES = ("python", "numpy", "cuda")
