@@ -31,7 +31,14 @@ def _check(task: Dict[str, Any], report: Report) -> Dict[str, Any]:
     return {"runtime": backend.runtime(), "fixed_shapes": backend.FIXED_SHAPES}
 
 
+def _import(task: Dict[str, Any], report: Report) -> Dict[str, Any]:
+    """Tell which runtime a backend has here."""
+    report("", "backend %s" % task["backend"])
+    return {"runtime": load_backend(task["backend"]).runtime()}
+
+
 _TASKS: Dict[str, Callable[[Dict[str, Any], Report], Dict[str, Any]]] = {
+    "import": _import,
     "check": _check,
     "prepare": preparing.work,
     "evaluate": evaluating.work,

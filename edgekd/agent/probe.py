@@ -96,8 +96,7 @@ def imported() -> Facts:
     facts: Facts = {}
     with tempfile.TemporaryDirectory(prefix="edgekd-probe-") as work:
         for name in backends.available():
-            job = {"backend": name, "options": {}}
-            task = {"kind": "check", "label": "import of %s" % name, "cores": None, "job": job}
+            task = {"kind": "import", "label": "import of %s" % name, "cores": None, "backend": name}
             try:
                 result = run_child(task, Path(work) / name, lambda detail: None, _IMPORT_SECONDS)
                 facts[name] = {"value": result["runtime"]}
