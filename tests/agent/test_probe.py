@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,8 @@ def test_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, fact
 
 def test_a_runtime_whose_import_dies_is_only_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_child(task: dict[str, Any], *others: Any) -> dict[str, Any]:
-        assert task["kind"] == "check"
-        if task["job"]["backend"] == "tensorrt":
+        assert task["kind"] == "import"
+        if task["backend"] == "tensorrt":
             raise AgentError("import of tensorrt: the process was killed by SIGABRT")
         return {"runtime": {"version": "1"}, "fixed_shapes": False}
 
@@ -184,3 +185,7 @@ def test_a_runtime_whose_import_dies_is_only_unavailable(monkeypatch: pytest.Mon
     facts = probing.imported()
     assert facts["tensorrt"] == {"unavailable": "import of tensorrt: the process was killed by SIGABRT"}
     assert facts["onnxruntime"] == {"value": {"version": "1"}}
+
+
+def test_a_runtime_is_imported() -> None:
+    assert probing.imported()["onnxruntime"]["value"]["version"] == version("onnxruntime")
