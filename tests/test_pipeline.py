@@ -265,7 +265,7 @@ def test_a_failed_run_leaves_the_earlier_one(chain, store, tmp_path, monkeypatch
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.measurement, "take", fail)
+    monkeypatch.setattr(pipeline.measurement, "take_all", fail)
     with pytest.raises(KeyboardInterrupt):
         run(chain.recipe, out=target, store=store)
     assert sorted(path.name for path in target.parent.iterdir()) == ["mine"]

@@ -110,7 +110,7 @@ def test_another_device_retrains_nothing(chain):
 
 def test_a_device_of_another_scheme_only_quantizes_for_itself(chain, tmp_path):
     (tmp_path / "board.yaml").write_text(
-        "version: 1\nbackend: onnxruntime\nquantization: {activations: s8, symmetric: true}\n"
+        "version: 1\nbackend: onnxruntime\nquantization: {activations: s8, symmetric: true, reduce_range: false}\n"
     )
     planned = _planned(chain.store, tiny(), devices=["cpu", str(tmp_path / "board.yaml")])
     again = {label for label, one in planned.items() if one.artifact is None}
@@ -120,7 +120,11 @@ def test_a_device_of_another_scheme_only_quantizes_for_itself(chain, tmp_path):
 def test_each_device_measures_the_int8_of_its_own_scheme():
     devices = {
         "a": Device(version=1, backend="onnxruntime", quantization=Quantization(activations="u8", reduce_range=False)),
-        "b": Device(version=1, backend="onnxruntime", quantization=Quantization(activations="s8", symmetric=True)),
+        "b": Device(
+            version=1,
+            backend="onnxruntime",
+            quantization=Quantization(activations="s8", symmetric=True, reduce_range=False),
+        ),
     }
     made = steps.steps(Recipe.of(**tiny()), devices)
     schemes = steps.schemes(devices)

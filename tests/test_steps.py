@@ -17,7 +17,7 @@ from edgekd.stage import Stage
 from edgekd.stages import declared
 from edgekd.terms import losses
 
-BOX = {"box": Device(version=1, backend="onnxruntime", quantization=Quantization(activations="u8"))}
+BOX = {"box": Device(version=1, backend="onnxruntime", quantization=Quantization(activations="u8", reduce_range=False))}
 NET = {"model": "mlp", "widths": [8], "epochs": 3}
 TWO = {"big": {**NET, "widths": [16]}, "small": NET}
 CROP = {"crop": 1}

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import click
 import yaml
-from rich.console import Console
 
 from edgekd import device, profiles
 from edgekd.cli.handling import AT
@@ -53,12 +52,11 @@ def show(name: str, resolved: bool) -> None:
 def probe(name: str, at: Sequence[str], as_json: bool) -> int:
     """Tell what the device NAME is, what edgekd can measure there, and what to mend; nothing on it is changed."""
     # The other commands of this group answer at once: they load nothing that talks to devices.
-    placing = importlib.import_module("edgekd.dispatch.placing")
-    probing = importlib.import_module("edgekd.dispatch.probing")
+    placing, probing = (importlib.import_module(f"edgekd.dispatch.{name}") for name in ("placing", "probing"))
     (profile,) = profiles.load_devices([name], at).values()
     found = placing.probe(name, profile)
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
-        probing.render(found, Console(), backend=profile.backend, meter=profile.power.meter)
+        probing.render(found, probing.Console(), backend=profile.backend, meter=profile.power.meter)
     return 0

@@ -76,6 +76,6 @@ def test_json_is_strict(tmp_path: Path) -> None:
 @given(st.text(max_size=20))
 def test_what_is_not_json_is_named(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.mktemp("json") / "x.json"
-    path.write_bytes(b"{" + text.encode("utf-8", "surrogatepass"))
+    path.write_bytes(b"{{" + text.encode("utf-8", "surrogatepass"))
     with pytest.raises(AgentError, match=r"x\.json"):
         read_json(path)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny import tiny
 
-from edgekd import Recipe, device
+from edgekd import Recipe, device, profiles
 from edgekd import recipe as recipes
 
 
@@ -65,12 +65,12 @@ def test_recipe_check_goes_on_after_a_wrong_one(edgekd, workplace):
 
 
 def test_device_list_and_show(edgekd):
-    assert list(json.loads(edgekd("device", "list", "--json").out)) == list(device.shipped_devices())
-    assert [line.split()[0] for line in edgekd("device", "list").out.splitlines()] == list(device.shipped_devices())
-    assert edgekd("device", "show", "cpu").out == device.shipped_devices()["cpu"].read_text()
+    assert list(json.loads(edgekd("device", "list", "--json").out)) == list(profiles.shipped_devices())
+    assert [line.split()[0] for line in edgekd("device", "list").out.splitlines()] == list(profiles.shipped_devices())
+    assert edgekd("device", "show", "cpu").out == profiles.shipped_devices()["cpu"].read_text()
     content = yaml.safe_load(edgekd("device", "show", "cpu", "--resolved").out)
-    assert content.pop("scheme_here") == device.scheme(device.load_device("cpu").quantization).model_dump()
-    assert device.Device(**content) == device.load_device("cpu")
+    assert content.pop("scheme_here") == device.scheme(profiles.load_device("cpu").quantization).model_dump()
+    assert device.Device(**content) == profiles.load_device("cpu")
 
 
 def test_recipe_layers_lists_what_a_loss_on_features_may_name(edgekd, write_recipe, workplace):

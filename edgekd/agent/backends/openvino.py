@@ -27,7 +27,7 @@ try:
     import openvino
 except ImportError as error:
     raise AgentError(
-        "OpenVINO cannot be imported (%s): pip install openvino, with edgekd: 'edgekd[openvino]'" % error
+        "OpenVINO cannot be imported (%s): pip install openvino; beside edgekd: pip install 'edgekd[openvino]'" % error
     ) from error
 
 if TYPE_CHECKING:
