@@ -10,7 +10,7 @@ demo: $(VENV)/.all          ## the default recipe, from teacher to verdict
 	$(VENV)/bin/edgekd pipeline
 
 test: $(VENV)/.dev          ## the tests, under 10 minutes on 2 cores
-	$(VENV)/bin/python -m pytest -m "not soak" --cov=edgekd --cov-report=term:skip-covered
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not soak" --cov=edgekd --cov-report=term:skip-covered
 
 check: $(VENV)/.dev         ## format, lint, types, layers, the agent's Python 3.8
 	$(VENV)/bin/ruff format --check .
