@@ -111,19 +111,10 @@ def measure(job_dir: Path, out_dir: Path, progress: Progress, stall_seconds: flo
     with locking.locked(job.lock_clocks) as locked:
         started, before = _now(), environment.snapshot()
         try:
-            checked = bench.child("evaluate", (0, len(job.models)), "check", pinned=False)
-            if checked["fixed_shapes"]:
-                for name, result in bench.each("build", "prepare", pinned=False).items():
-                    bench.variants[name].update(result)
-            for name, result in bench.each("evaluate", "evaluate", pinned=True).items():
-                bench.variants[name].update(result)
-            latency, latency_reason = _latency(bench)
-            _throughput(bench)
-            energy = _energy(bench, meter, reason)
+            found = _run(bench, meter, reason)
         finally:
             shutil.rmtree(str(out_dir / _WORK), ignore_errors=True)
         after = environment.snapshot()
-    runtime = checked["runtime"]
     measurement = {
         "protocol": PROTOCOL,
         "agent": __version__,
@@ -131,8 +122,7 @@ def measure(job_dir: Path, out_dir: Path, progress: Progress, stall_seconds: flo
         "finished_at": _now(),
         "device": job.device,
         "backend": job.backend,
-        "runtime": runtime,
-        "simulated": [why for why in (runtime.get("simulated"), root.simulated()) if why],
+        "simulated": [why for why in (found["runtime"].get("simulated"), root.simulated()) if why],
         "substituted": None,
         "locked_clocks": locked,
         "cores": bench.cores,
@@ -141,15 +131,26 @@ def measure(job_dir: Path, out_dir: Path, progress: Progress, stall_seconds: flo
         "batch_size": job.batch_size,
         "method": job.to_json()["method"],
         "variants": bench.variants,
-        "latency": latency,
-        "latency_reason": latency_reason,
-        "energy": energy,
+        **found,
         "files": {
             str(path.relative_to(out_dir)): sha256(path) for path in sorted(out_dir.rglob("*")) if path.is_file()
         },
     }
     write_json(out_dir / "measurement.json", measurement)
     return measurement
+
+
+def _run(bench: Bench, meter: Optional[str], reason: Optional[str]) -> Dict[str, Any]:
+    """Measure everything, one phase after the other; return what is not a single variant's."""
+    checked = bench.child("evaluate", (0, len(bench.job.models)), "check", pinned=False)
+    phases = [("build", "prepare", False)] if checked["fixed_shapes"] else []
+    for phase, kind, pinned in [*phases, ("evaluate", "evaluate", True)]:
+        for name, result in bench.each(phase, kind, pinned).items():
+            bench.variants[name].update(result)
+    latency, latency_reason = _latency(bench)
+    _throughput(bench)
+    energy = _energy(bench, meter, reason)
+    return {"runtime": checked["runtime"], "latency": latency, "latency_reason": latency_reason, "energy": energy}
 
 
 def _meter(job: Job) -> Tuple[Optional[str], Optional[str]]:

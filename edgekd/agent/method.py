@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, Optional
 
 from edgekd.agent.errors import AgentError
@@ -66,7 +66,7 @@ class Method:
     processes: int = 5
     seconds: float = 10.0
     inferences: int = 1000
-    warmup_seconds: float = 5.0
+    warmup_seconds: float = 3.0
     settling_calls: int = 3
     calls: int = 10
     throughput_seconds: float = 2.0
@@ -82,6 +82,21 @@ class Method:
         for name in ("seconds", "warmup_seconds", "settling_calls", "throughput_seconds", *OPTIONAL_SECONDS):
             if (getattr(self, name) or 0) < 0:
                 raise AgentError("method.%s is %s; it must not be negative" % (name, getattr(self, name)))
+
+
+FULL = Method()
+QUICK = replace(
+    FULL,
+    processes=3,
+    seconds=1.0,
+    inferences=300,
+    warmup_seconds=0.5,
+    throughput_seconds=0.3,
+    energy_windows=3,
+    energy_window_seconds=1.0,
+    idle_seconds=1.0,
+    quick=True,
+)
 
 
 @dataclass(frozen=True)

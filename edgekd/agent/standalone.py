@@ -12,7 +12,6 @@ import sys
 import tempfile
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
@@ -24,24 +23,12 @@ from edgekd.agent.errors import AgentError
 from edgekd.agent.files import read_npz, sha256, write_json, write_npz
 from edgekd.agent.job import Job
 from edgekd.agent.measuring import measure
-from edgekd.agent.method import PRECISIONS, Method, Model, Power
+from edgekd.agent.method import FULL, PRECISIONS, QUICK, Model, Power
 
 if TYPE_CHECKING:
     from edgekd.agent.backends import Array
 
 SEED = 0
-QUICK = replace(
-    Method(),
-    processes=3,
-    seconds=1.0,
-    inferences=300,
-    warmup_seconds=0.5,
-    throughput_seconds=0.3,
-    energy_windows=3,
-    energy_window_seconds=1.0,
-    idle_seconds=1.0,
-    quick=True,
-)
 BUILDS = ("tensorrt",)
 """Backends that build a file in a precision."""
 
@@ -107,7 +94,7 @@ def write_job(folder: Path, chosen: Namespace) -> str:
         reference=None if chosen.against is None else next(iter(files)),
         latency_inputs="inputs.npz",
         batch_size=_batch(feeds),
-        method=QUICK if chosen.quick else Method(),
+        method=QUICK if chosen.quick else FULL,
         power=Power(meter=chosen.meter),
         lock_clocks=chosen.lock_clocks,
         files={"inputs.npz": sha256(folder / "inputs.npz")},

@@ -11,24 +11,12 @@ import numpy as np
 
 from edgekd.agent.files import sha256, write_json, write_npz
 from edgekd.agent.job import Job
-from edgekd.agent.method import Method, Model, Power
+from edgekd.agent.method import FULL, QUICK, Method, Model, Power
 from edgekd.device import Device
 from edgekd.dispatch.variants import Build
 from edgekd.stages.measure import Options
 
 SEED = 0
-FULL = Method(seconds=10.0, inferences=1000, warmup_seconds=3.0, throughput_seconds=2.0)
-QUICK = replace(
-    FULL,
-    seconds=1.0,
-    inferences=300,
-    warmup_seconds=0.5,
-    throughput_seconds=0.3,
-    energy_windows=3,
-    energy_window_seconds=1.0,
-    idle_seconds=1.0,
-    quick=True,
-)
 
 
 def method(options: Options) -> Method:

@@ -44,7 +44,7 @@ def test_a_job_survives_its_json() -> None:
 
 def test_the_defaults_are_the_full_method() -> None:
     job = parse({"protocol": 2, "device": "d", "backend": "b", "models": document()["models"]})
-    assert job.method == Method(5, 10.0, 1000, 5.0, 3, 10, 2.0, 5, None, None, False)
+    assert job.method == Method(5, 10.0, 1000, 3.0, 3, 10, 2.0, 5, None, None, False)
     assert (job.cores, job.seed, job.inputs, job.latency_inputs) == (None, 0, {}, None)
     assert (job.power, job.lock_clocks, job.files) == (Power("auto", None, None), False, {})
 
