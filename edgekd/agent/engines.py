@@ -1,9 +1,9 @@
 """Engines that were built on this device are kept, and are taken again only where nothing has changed.
 
-An engine fits one GPU, one release of TensorRT, CUDA and L4T, and one ONNX file; loading it runs code that is in it. So
-the name of a kept engine is a digest of all that, what is kept is checked by its SHA-256 before TensorRT sees it, the
-folder must belong to this user alone, and whatever does not fit is built again. Engines are never copied to or from
-another machine. EDGEKD_ENGINE_CACHE moves the folder.
+An engine fits one GPU, one release of TensorRT, CUDA and L4T, and one ONNX file with the files that hold its weights;
+loading it runs code that is in it. So the name of a kept engine is a digest of all that, what is kept is checked by its
+SHA-256 before TensorRT sees it, the folder must belong to this user alone, and whatever does not fit is built again.
+Engines are never copied to or from another machine. EDGEKD_ENGINE_CACHE moves the folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from edgekd.agent import building, cudart, nvinfer
+from edgekd.agent import building, cudart, jetson, nvinfer, onnx_file
 from edgekd.agent.building import Built, Recipe, Report
 from edgekd.agent.errors import AgentError
 from edgekd.agent.files import read_json, replacing, sha256, write_json
@@ -72,19 +72,39 @@ def identity(recipe: Recipe) -> Dict[str, Any]:
     choices = {**asdict(recipe), "flags": list(recipe.flags)}
     choices.pop("source")
     choices["shapes"] = None if recipe.shapes is None else {name: list(recipe.shapes[name]) for name in recipe.shapes}
-    return {"revision": _REVISION, "onnx": sha256(recipe.source), **choices, **platform()}
+    return {
+        "revision": _REVISION,
+        "onnx": sha256(recipe.source),
+        "weights": _weights(recipe.source),
+        **choices,
+        **platform(),
+    }
+
+
+def _weights(source: Path) -> Dict[str, str]:
+    """Return the SHA-256 of each file that holds weights of an ONNX file, by the name that it has there.
+
+    Raises:
+        AgentError: One is missing, or the ONNX file is none.
+    """
+    files = {name: source.parent / name for name in onnx_file.external(source)}
+    for name, file in files.items():
+        if not file.is_file():
+            raise AgentError("%s has weights in %r, which is not beside it" % (source, name))
+    return {name: sha256(file) for name, file in files.items()}
 
 
 def platform() -> Dict[str, str]:
     """Return what ties an engine to this device: the releases of its software, and its GPU."""
     cuda = cudart.load()
     release = ROOT / "etc/nv_tegra_release"
+    line = release.read_text(encoding="utf-8", errors="replace").strip() if release.is_file() else ""
     return {
         "tensorrt": nvinfer.version(),
         "cuda": cuda.runtime_version(),
         "gpu": cuda.device_name(),
         "compute_capability": cuda.compute_capability(),
-        "l4t": release.read_text(encoding="utf-8", errors="replace").strip() if release.is_file() else "",
+        "l4t": line or jetson.l4t(ROOT) or "",
     }
 
 

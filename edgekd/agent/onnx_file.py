@@ -1,4 +1,4 @@
-"""What an ONNX file takes as inputs, read without any library.
+"""What an ONNX file takes as inputs and in which other files its weights lie, read without any library.
 
 A runtime could say it too, but TensorRT builds an engine for minutes first, and needs the shapes for that. The format
 is Protocol Buffers: fields of (number, wire type), of which messages are bytes with a length and can be skipped.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Iterator, List, Set, Tuple, Union
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Set, Tuple, TypeVar, Union
 
 from edgekd.agent.backends import Tensor
 from edgekd.agent.errors import AgentError
@@ -16,7 +16,10 @@ from edgekd.agent.errors import AgentError
 if TYPE_CHECKING:
     Value = Union[int, memoryview]
 
+T = TypeVar("T")
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_NOTHING = memoryview(b"")
 
 # Field numbers of onnx.proto, by message.
 _MODEL_GRAPH = 7
@@ -26,6 +29,17 @@ _VALUE_NAME, _VALUE_TYPE = 1, 2
 _TYPE_TENSOR = 1
 _TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2
 _SHAPE_DIM, _DIM_VALUE = 1, 1
+_TENSOR_EXTERNAL, _ENTRY_KEY, _ENTRY_VALUE = 13, 1, 2
+
+# The fields of each message in which a tensor may lie, and what they hold; a subgraph lies in an attribute.
+_HOLDERS: Dict[str, Dict[int, str]] = {
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
 
 _TYPES: Dict[int, str] = {
     1: "float32",
@@ -51,10 +65,23 @@ def inputs(path: Path) -> List[Tensor]:
     Raises:
         AgentError: The file is missing or no ONNX file.
     """
+    return _read(path, _inputs)
+
+
+def external(path: Path) -> List[str]:
+    """Return the files in which weights of a model lie, as it names them: relative to its own folder.
+
+    Raises:
+        AgentError: The file is missing or no ONNX file.
+    """
+    return sorted(_read(path, _locations))
+
+
+def _read(path: Path, look: Callable[[memoryview], T]) -> T:
     try:
         with path.open("rb") as stream:
             # Not read as a whole, and closed when nobody looks at a part of it any more.
-            return _inputs(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
+            return look(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
     except FileNotFoundError:
         raise AgentError("there is no file %s" % path) from None
     except (OSError, ValueError, IndexError, TypeError) as error:
@@ -74,6 +101,22 @@ def _inputs(data: memoryview) -> List[Tensor]:
             tensors.append(_tensor(_message(value)))
     # Old files list their weights among the inputs.
     return [tensor for tensor in tensors if tensor.name not in constants]
+
+
+def _locations(data: memoryview) -> Set[str]:
+    """Return the paths that tensors name as the place of their content, wherever in the model they are."""
+    found: Set[str] = set()
+    left = [("model", data)]
+    while left:
+        kind, message = left.pop()
+        for number, value in _fields(message):
+            if kind == "tensor" and number == _TENSOR_EXTERNAL:
+                entry = dict(_fields(_message(value)))
+                if _text(entry.get(_ENTRY_KEY, _NOTHING)) == "location":
+                    found.add(_text(entry.get(_ENTRY_VALUE, _NOTHING)))
+            elif number in _HOLDERS.get(kind, ()):
+                left.append((_HOLDERS[kind][number], _message(value)))
+    return found
 
 
 def _tensor(value: memoryview) -> Tensor:

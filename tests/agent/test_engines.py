@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from edgekd.agent import root
@@ -83,6 +84,22 @@ def test_another_model_and_another_gpu_have_their_own(
     for name in ("device_name", "compute_capability"):
         monkeypatch.setattr(cuda, name, lambda self: "another")
         assert not prepare(backend, linear(tmp_path / "m.onnx"))["cached"]
+
+
+def test_weights_that_lie_in_another_file_are_part_of_the_model(backend: Any, tmp_path: Path) -> None:
+    path = linear(tmp_path / "m.onnx")
+    onnx.save(onnx.load(path), str(path), save_as_external_data=True, location="m.bin", size_threshold=0)
+    assert [prepare(backend, path)["cached"] for _ in range(2)] == [False, True]
+    trained = weights() * 2
+    before = sha256(path)
+    (tmp_path / "m.bin").write_bytes(trained.tobytes())
+    assert sha256(path) == before
+    session = backend.open(path, {}, SHAPES)
+    assert not session.facts(FEEDS)["cached"]
+    np.testing.assert_allclose(session.run(FEEDS)["logits"], FEEDS["input"] @ trained, atol=1e-5)
+    (tmp_path / "m.bin").unlink()
+    with pytest.raises(AgentError, match=r"m\.onnx has weights in 'm\.bin', which is not beside it"):
+        prepare(backend, path)
 
 
 def test_another_release_builds_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
