@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from edgekd.agent import building, cudart, jetson, nvinfer, onnx_file
+from edgekd.agent import building, cudart, jetson, nvinfer
 from edgekd.agent.building import Built, Recipe, Report
 from edgekd.agent.errors import AgentError
 from edgekd.agent.files import read_json, replacing, sha256, write_json
 from edgekd.agent.root import ROOT
+from edgekd.agent.weights import external
 
 # Raised when `building` sets up the builder in another way: engines from before are then built again.
 _REVISION = 1
@@ -87,7 +88,7 @@ def _weights(source: Path) -> Dict[str, str]:
     Raises:
         AgentError: One is missing, or the ONNX file is none.
     """
-    files = {name: source.parent / name for name in onnx_file.external(source)}
+    files = {name: source.parent / name for name in external(source)}
     for name, file in files.items():
         if not file.is_file():
             raise AgentError("%s has weights in %r, which is not beside it" % (source, name))
