@@ -67,7 +67,7 @@ class Power(Frozen):
     """Where power is read, and how the models run meanwhile."""
 
     meter: str = "auto"
-    """A file name of `edgekd/agent/meters`, "auto" (the first that can be read), or "none"."""
+    """A file name of `edgekd/agent/meters`, "auto" (the first of its `ORDER` that can be read), or "none"."""
     pace_hz: Positive | None = None
     """Inferences per second while energy is measured, with idle time between them. Default: back to back."""
     period_s: Positive | None = None

@@ -6,6 +6,8 @@ import re
 import sys
 from typing import Any, Dict, List, Mapping
 
+from edgekd.agent import meters
+
 Sections = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 ENERGY, CLOCKS, ROOM = "energy", "clocks", "room"
@@ -41,7 +43,10 @@ def abilities(sections: Sections) -> Dict[str, Any]:
 def _energy(power: Mapping[str, Mapping[str, Any]], can: List[str], cannot: List[Dict[str, str]]) -> None:
     for name, fact in power.items():
         if "value" in fact:
-            can.append("measure energy: %s, read by %s" % (fact["value"]["scope"], name))
+            told = "measure energy: %s, read by %s" % (fact["value"]["scope"], name)
+            can.append(
+                told if name in meters.ORDER else "%s if that is asked for (`power: {meter: %s}`)" % (told, name)
+            )
             return
     allowed = any("as root" in fact["unavailable"] for fact in power.values())
     mend = "an external meter (`power: {meter: external}` in the device profile)"
@@ -72,7 +77,7 @@ def _room(room: Mapping[str, Mapping[str, Any]], cannot: List[Dict[str, str]]) -
     available = room["memory_available_bytes"].get("value")
     if available is not None and available < _LEAST_BYTES:
         why = "%d MB of memory are available" % (available // 10**6)
-        mend = "end what is not needed (a desktop takes about 1 GB), or add swap for building engines"
+        mend = "end what is not needed (a desktop takes about 1 GB); swap does not help a GPU"
         cannot.append(_lack(ROOM, "load large models or build engines for them", why, mend))
 
 

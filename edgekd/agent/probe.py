@@ -111,8 +111,9 @@ def _known(state: Mapping[str, Any], name: str) -> Fact:
 
 
 def _meter_names() -> List[str]:
-    """Return the meters that read something here, in the order in which they are tried."""
-    return [name for name in meters.ORDER if name in meters.available()]
+    """Return the meters that read something here: in the order in which "auto" tries them, then those it does not."""
+    others = [name for name in meters.available() if name not in (*meters.ORDER, "external")]
+    return [*meters.ORDER, *others]
 
 
 def _meter(name: str, root: Path) -> Fact:
@@ -159,12 +160,14 @@ def _number(values: Mapping[str, int], name: str) -> Fact:
 def _sudo() -> Fact:
     if os.geteuid() == 0:
         return {"value": "not needed, this is root"}
-    sudo = shutil.which("sudo")
+    sudo, clocks = shutil.which("sudo"), shutil.which("jetson_clocks")
     if sudo is None:
         return {"unavailable": "there is no sudo"}
+    # It may be allowed for that one program only; to show the clocks changes nothing.
+    asked = ["true"] if clocks is None else [clocks, "--show"]
     try:
         done = subprocess.run(
-            [sudo, "-n", "true"],
+            [sudo, "-n", *asked],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -27,6 +27,7 @@ static int is(const char *mode) { return getenv("FAKE_NVML") && !strcmp(getenv("
 int nvmlInit_v2(void) { if (is("dead")) return 9; fake_open++; return SUCCESS; }
 int nvmlShutdown(void) { fake_open--; return SUCCESS; }
 const char *nvmlErrorString(int code) { return code == NOT_SUPPORTED ? "Not Supported" : "Some Error"; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return SUCCESS; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t *device) {
     if (index > 1) return INVALID;
     *device = &devices[index];
@@ -74,6 +75,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     return Clock().install(monkeypatch, polling, meters)
 
 
@@ -85,7 +87,7 @@ def test_energy_is_counted_since_the_meter_was_opened(
     library: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_NVML", "counts")
-    name, meter, reason = meters.find("auto", library)
+    name, meter, reason = meters.find("nvml", library)
     assert (name, reason) == ("nvml", None)
     assert meter is not None
     assert (meter.scope, meter.scope_kind) == ("GPU board (NVIDIA A2)", "board")
@@ -122,6 +124,31 @@ def test_the_gpu_is_the_first_that_cuda_may_use(
     assert meter.scope == f"GPU board (NVIDIA {scope})"
     assert meter.read().values == (watts,)
     meter.close()
+
+
+@pytest.mark.parametrize("visible", ["0", "GPU-1b2c"])
+def test_different_gpus_need_an_order_or_a_name(
+    visible: str, library: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_NVML", "power")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    name, meter, reason = meters.find("nvml", library)
+    if meter is None:
+        assert "NVIDIA A2, NVIDIA T4: which of them CUDA's number 0 is cannot be told" in str(reason)
+    else:
+        meter.close()
+    assert (name is None) == (visible == "0")
+    assert still_open(library) == 0
+
+
+def test_a_card_is_not_measured_unless_it_is_asked_for(
+    library: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_NVML", "counts")
+    name, _, reason = meters.find("auto", library)
+    assert name is None
+    assert "nvml" not in str(reason)
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,10 @@ def test_abilities() -> None:
     assert full[ROOM]["why"] == "300 MB are free in /tmp"
     tight = _cannot(_sections(memory_available_bytes={"value": 5 * 10**8}))
     assert tight[ROOM]["why"] == "500 MB of memory are available"
+    card = _sections()
+    card["power"] = {"rapl": {"unavailable": "none"}, "nvml": {"value": {"scope": "GPU board (T4)"}}}
+    asked = "measure energy: GPU board (T4), read by nvml if that is asked for (`power: {meter: nvml}`)"
+    assert asked in abilities(card)["can"]
     pc = _sections()
     pc["board"] = {"l4t": {"unavailable": "this is no Linux for Tegra"}}
     assert CLOCKS not in _cannot(pc)
@@ -162,13 +166,21 @@ def test_a_stand_in_is_marked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "fact"),
-    [("exit 0", {"value": "yes"}), ("exit 1", {"unavailable": "sudo asks for a password"})],
+    ("allowed", "jetson", "fact"),
+    [
+        ("-n true", False, {"value": "yes"}),
+        ("-n true", True, {"unavailable": "sudo asks for a password"}),
+        ("-n CLOCKS --show", True, {"value": "yes"}),
+        ("", False, {"unavailable": "sudo asks for a password"}),
+    ],
 )
-def test_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, fact: dict[str, str]) -> None:
-    program = tmp_path / "sudo"
-    program.write_text(f'#!/bin/sh\n[ "$*" = "-n true" ] && {script}\n')
-    program.chmod(0o755)
+def test_sudo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str, jetson: bool, fact: dict[str, str]
+) -> None:
+    clocks = tmp_path / "jetson_clocks"
+    for program in (tmp_path / "sudo", clocks)[: 1 + jetson]:
+        program.write_text(f'#!/bin/sh\n[ "$*" = "{allowed.replace("CLOCKS", str(clocks))}" ]\n')
+        program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert probing._sudo() == fact

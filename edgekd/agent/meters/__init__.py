@@ -17,8 +17,11 @@ from typing import List, Optional, Protocol, Sequence, Tuple, cast
 from edgekd.agent.errors import AgentError
 from edgekd.agent.root import ROOT
 
-ORDER = ("ina3221", "tegrastats", "rapl", "nvml")
-"""What "auto" tries: the chips of a Jetson before its tool, which reads the same chips more coarsely; then x86."""
+ORDER = ("ina3221", "tegrastats", "rapl")
+"""What "auto" tries: the chips of a Jetson before its tool, which reads the same chips more coarsely; then x86.
+
+A graphics card's meter has to be asked for: while the processor computes, an idle card's power would pass for its own.
+"""
 
 _COUNTER_SECONDS = 1.0  # a counter that has not moved by then does not count
 _MOST_W = 10_000.0  # no edge device; some drivers return garbage where there is no sensor

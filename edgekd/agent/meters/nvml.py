@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Set, Tuple
 
 from edgekd.agent.errors import AgentError
 from edgekd.agent.meters import Channel, Reading
@@ -44,7 +44,7 @@ class Nvml:
             reason = self._call("nvmlDeviceGetTotalEnergyConsumption", self._device, ctypes.byref(energy))
             self._counts = reason is None
             self._start_mj = self._integer() if self._counts else 0
-            self.scope = "GPU board (%s)" % self._name()
+            self.scope = "GPU board (%s)" % self._name(self._device)
             step = smallest_step(self._integer, _STEP_SECONDS, steps=3) if self._counts else None
             self.floor_j = None if step is None else step / 1e3
         except AgentError:
@@ -77,20 +77,41 @@ class Nvml:
         return power.value
 
     def _find_device(self) -> Any:
-        """Return the first GPU that CUDA may use here."""
+        """Return the first GPU that CUDA may use here.
+
+        Raises:
+            AgentError: There is none, or it cannot be told which it is: CUDA counts the fastest GPU first unless it is
+                asked not to, NVML never does.
+        """
         first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
         device = ctypes.c_void_p()
         if first.startswith("GPU-"):
             self._check("nvmlDeviceGetHandleByUUID", first.encode("ascii"), ctypes.byref(device))
         elif first.isdigit():
+            kinds = set() if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" else self._kinds()
+            if len(kinds) > 1:
+                raise AgentError(
+                    "%s: which of them CUDA's number %s is cannot be told; set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name "
+                    "the GPU in CUDA_VISIBLE_DEVICES by its UUID (nvidia-smi -L)" % (", ".join(sorted(kinds)), first)
+                )
             self._check("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(int(first)), ctypes.byref(device))
         else:
             raise AgentError("CUDA_VISIBLE_DEVICES is %r, which names no GPU" % first)
         return device
 
-    def _name(self) -> str:
+    def _kinds(self) -> Set[str]:
+        """Return the names of all GPUs in this machine."""
+        count, device = ctypes.c_uint(), ctypes.c_void_p()
+        self._check("nvmlDeviceGetCount_v2", ctypes.byref(count))
+        kinds = set()
+        for index in range(count.value):
+            self._check("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
+            kinds.add(self._name(device))
+        return kinds
+
+    def _name(self, device: Any) -> str:
         name = ctypes.create_string_buffer(96)
-        self._check("nvmlDeviceGetName", self._device, name, ctypes.c_uint(len(name)))
+        self._check("nvmlDeviceGetName", device, name, ctypes.c_uint(len(name)))
         return name.value.decode("utf-8", "replace")
 
     def _check(self, function: str, *arguments: Any) -> None:
