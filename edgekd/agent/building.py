@@ -7,6 +7,7 @@ in the file. int8 is explicit: the file has QuantizeLinear and DequantizeLinear,
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ Report = Callable[[str], None]
 _FLAGS = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}
 _MOST_PARSER_ERRORS = 5
 _TICK_SECONDS = 5.0
+_NO_MEMORY = re.compile("out ?of ?memory", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ def build(recipe: Recipe, timings: bytes, report: Report) -> Built:
     with _progress(config, "building %s as %s" % (recipe.source.name, recipe.precision), report):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise AgentError("TensorRT %s cannot build %s: %s" % (nvinfer.version(), recipe.source.name, LOG.said()))
+        said = LOG.said()
+        advice = "; lower the option workspace_mb, or end what else uses memory" if _NO_MEMORY.search(said) else ""
+        raise AgentError("TensorRT %s cannot build %s: %s%s" % (nvinfer.version(), recipe.source.name, said, advice))
     return Built(
         bytes(plan),
         bytes(config.get_timing_cache().serialize()),

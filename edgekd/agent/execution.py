@@ -105,7 +105,14 @@ class Execution:
         start()  # TensorRT does on the first call what cannot be recorded
         wait()
         recorded = self._owned.enter_context(self._cuda.capture(self._stream, start))
-        return self._cuda.launch(recorded, self._stream), wait
+        launch = self._cuda.launch(recorded, self._stream)
+
+        def launched() -> None:
+            if not self._end.alive:  # then all that the graph uses is freed; this also keeps it until then
+                raise AgentError("this session is closed")
+            launch()
+
+        return launched, wait
 
     def run(self, arrays: Mapping[str, Array]) -> Dict[str, Array]:
         """Run once and return the outputs by name, as arrays of the caller's own."""

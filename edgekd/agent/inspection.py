@@ -10,12 +10,14 @@ import json
 import re
 from typing import Any, Dict, List, Optional
 
-_PRECISIONS = {
+_PRECISIONS = {  # in this order: most names contain "float"
     "int8": "int8",
     "fp16": "float16",
     "half": "float16",
     "bf16": "bfloat16",
+    "bfloat16": "bfloat16",
     "fp8": "float8",
+    "float8": "float8",
     "fp32": "float32",
     "float": "float32",
     "int32": "int32",

@@ -35,7 +35,7 @@ _NUMPY = {
     "UINT8": "uint8",
     "BOOL": "bool",
 }
-_SKIPPED = ("skipping tactic", "insufficient to use tactic")
+_SKIPPED = "skipping tactic"  # the line before it tells of the same tactic how much memory there was
 
 
 class Log(trt.ILogger):  # type: ignore[misc]
@@ -54,7 +54,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
     def log(self, severity: Any, msg: str) -> None:
         """Take a message; TensorRT calls this."""
         text = msg.strip()
-        if any(words in text.lower() for words in _SKIPPED):
+        if _SKIPPED in text.lower():
             self.skipped_tactics += 1
         elif severity.name in ("ERROR", "INTERNAL_ERROR"):
             self.errors = [*self.errors, text][-_KEPT:]

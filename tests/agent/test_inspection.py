@@ -39,6 +39,8 @@ FP32 = "sm80_xmma_gemm_f32f32_f32f32_f32_nn_n_tilesize32x32x8_stage3"
         (layer("MatrixMultiply", "Half"), "float16"),
         (layer("MatrixMultiply", "Float"), "float32"),
         (layer("MatrixMultiply", "BF16"), "bfloat16"),
+        (layer("MatrixMultiply", "BFloat16"), "bfloat16"),
+        (layer("MatrixMultiply", "Float8E4M3"), "float8"),
         (layer("CudnnConvolution", "N/A due to dynamic shapes", Weights={"Type": "Half", "Count": 9}), "float16"),
         (layer("FullyConnected", "Row major linear FP32", Weights={"Type": "Int8", "Count": 9}), "int8"),
         (layer("CaskConvolution", "N/A due to dynamic shapes"), "unknown"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 import threading
@@ -183,15 +184,31 @@ def test_a_refusing_parser_names_the_node(backend: Any, tmp_path: Path) -> None:
 def test_a_file_that_is_no_model_is_refused(newest: Any, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"not a model")
     with pytest.raises(AgentError, match=r"TensorRT 10\.16\.1 refuses m\.onnx: node -1: .*Failed to parse"):
+        newest.open(tmp_path / "m.onnx", {"cache": False}, SHAPES)
+    with pytest.raises(AgentError, match=r"m\.onnx is no ONNX file"):
         newest.open(tmp_path / "m.onnx", {}, SHAPES)
     with pytest.raises(AgentError, match=r"there is no file .*none"):
         newest.open(tmp_path / "none.onnx", {}, SHAPES)
 
 
-def test_a_builder_that_finds_nothing_says_why(newest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_TRT_NO_TACTIC", "1")
-    with pytest.raises(AgentError, match=r"cannot build m\.onnx: Could not find any implementation for node product"):
+@pytest.mark.parametrize(
+    ("says", "advice"),
+    [
+        ("Could not find any implementation for node product.", ""),
+        (
+            "Error Code 2: OutOfMemory (Requested size was 6815744 bytes.)",
+            "; lower the option workspace_mb, or end what",
+        ),
+    ],
+)
+def test_a_builder_that_builds_nothing_says_why(
+    newest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, advice: str
+) -> None:
+    monkeypatch.setenv("FAKE_TRT_NO_TACTIC", says)
+    with pytest.raises(AgentError) as raised:
         newest.open(linear(tmp_path / "m.onnx"), {}, SHAPES)
+    assert f"cannot build m.onnx: {says}{advice}" in str(raised.value)
+    assert ("workspace_mb" in str(raised.value)) == bool(advice)
 
 
 def test_shapes_are_needed_and_must_fit(newest: Any, tmp_path: Path) -> None:
@@ -264,13 +281,28 @@ def test_memory_that_does_not_suffice_is_told(newest: Any, tmp_path: Path, monke
         newest.open(path, {}, SHAPES)
 
 
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_bound_call_keeps_what_it_uses(newest: Any, tmp_path: Path, graph: bool) -> None:
+    before = loading.live(loading.library())
+    call = newest.open(linear(tmp_path / "m.onnx"), {"cuda_graph": graph}, SHAPES).bind(FEEDS)
+    gc.collect()
+    assert loading.live(loading.library()) > before
+    call()
+    del call
+    gc.collect()
+    assert loading.live(loading.library()) == before
+
+
 def test_everything_is_freed_by_close(newest: Any, tmp_path: Path) -> None:
     before = loading.live(loading.library())
     session = newest.open(linear(tmp_path / "m.onnx"), {"cuda_graph": True}, SHAPES)
-    session.bind(FEEDS)()
+    call = session.bind(FEEDS)
+    call()
     assert loading.live(loading.library()) > before
     session.close()
     assert loading.live(loading.library()) == before
+    with pytest.raises(AgentError, match="this session is closed"):
+        call()
 
 
 def test_a_call_keeps_its_session(newest: Any, tmp_path: Path) -> None:

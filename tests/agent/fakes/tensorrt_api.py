@@ -1,7 +1,7 @@
 """A module `tensorrt` of any release: the names are the release's, what they do is done by onnx and ONNX Runtime.
 
 Environment: FAKE_TRT_RELEASE and FAKE_TRT_VERSION (for processes of their own, see `install`), FAKE_TRT_KILL (the
-builder dies as for want of memory), FAKE_TRT_NO_TACTIC (it finds no implementation), FAKE_TRT_DLA_CORES (0).
+builder dies as for want of memory), FAKE_TRT_NO_TACTIC (it builds nothing and says this), FAKE_TRT_DLA_CORES (0).
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ def _builder(trt: Any) -> type:
             if os.environ.get("FAKE_TRT_KILL"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if os.environ.get("FAKE_TRT_NO_TACTIC"):
-                self._logger.log(trt.Severity.ERROR, "Could not find any implementation for node product.")
+                self._logger.log(trt.Severity.ERROR, os.environ["FAKE_TRT_NO_TACTIC"])
                 return None
             monitor = getattr(config, "progress_monitor", None)
             if monitor is not None:
@@ -280,9 +280,11 @@ def _builder(trt: Any) -> type:
                 monitor.phase_finish("Timing")
                 monitor.phase_finish("Building Engine")
             if config._workspace < 2 << 20:
-                self._logger.log(
-                    trt.Severity.WARNING, "Skipping tactic 0x0 due to insufficient memory on requested size"
-                )
+                for line in (
+                    "Tactic Device request: 600MB Available: 302MB. Device memory is insufficient to use tactic.",
+                    "UNSUPPORTED_STATE: Skipping tactic 3 due to insufficient memory on requested size of 629145600",
+                ):
+                    self._logger.log(trt.Severity.WARNING, line)
             self._logger.log(trt.Severity.INFO, "Total Activation Memory: 0")
             return HostMemory(execution.plan(trt, network, config, TIMED))
 
