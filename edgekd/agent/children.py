@@ -29,6 +29,8 @@ _KILLED_WHILE = {
 # Whatever holds the package: a folder, or the zip file that the agent was packed into.
 _HOME = Path(__file__).resolve().parents[2]
 
+_SIGNALS = {int(number): number.name for number in signal.Signals}
+
 
 class ChildError(AgentError):
     """A child failed; `variant` is the one it was busy with ("" if none)."""
@@ -61,7 +63,8 @@ def run_child(
         program: Gives the command line before the task file and the number of the events' descriptor.
 
     Raises:
-        ChildError: The child reported an error, died, or hung; the message has the end of its output.
+        ChildError: The child could not be started, reported an error, died, or hung; the message has the end of its
+            output.
     """
     work.mkdir(parents=True, exist_ok=True)
     task_file, result, log = work / "task.json", work / "result.json", work / "log.txt"
@@ -78,6 +81,9 @@ def run_child(
                 start_new_session=True,  # a terminal's Ctrl-C reaches the parent, which then ends the child
                 env=_environment(),
             )
+    except OSError as error:  # no memory for another process, most likely
+        os.close(reader)
+        raise ChildError("%s: no process can be started: %s" % (task["label"], error), "") from error
     finally:
         os.close(writer)
     listener = _Listener(reader, report)
@@ -145,9 +151,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _ending(code: Any, kind: str) -> str:
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = _KILLED_WHILE.get(kind, _KILLED) if name == "SIGKILL" else ""
-        return "was killed by %s%s" % (name, hint)
+        hint = _KILLED_WHILE.get(kind, _KILLED) if code == -signal.SIGKILL else ""
+        return "was killed by %s%s" % (_SIGNALS.get(-code, "signal %d" % -code), hint)
     return "ended with exit code %s" % code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -228,7 +229,9 @@ def _take(document: Any, where: str, **kinds: Any) -> Dict[str, Any]:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Return whether a JSON value is of a kind; true and false are not numbers."""
+    """Return whether a JSON value is of a kind; true and false are not numbers, nor are NaN and Infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 

@@ -153,7 +153,7 @@ def measure(windows: Windows) -> Dict[str, Any]:
         if not lacking:
             break
         for name in lacking if turn % 2 == 0 else reversed(lacking):
-            report(name, "%s: energy, round %d of %d" % (name, turn + 1, plan.count))
+            report(name, "%s: energy, window %d of %d" % (name, windows.good(name) + 1, plan.count))
             _take(windows, name, warm_mhz)
     _idle(windows, "after")
     bursts += _bursts(windows, heaviest)

@@ -70,9 +70,21 @@ def test_a_silent_child_is_ended_with_its_own_children(tmp_path: Path) -> None:
     assert ends((tmp_path / "pid").read_text())
 
 
+def test_a_process_that_cannot_be_started_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ChildError, match=r"latency: no process can be started: .*No such file .*'/no/python'"):
+        run_child({**TASK, "kind": "latency"}, tmp_path, print, 4, lambda: ["/no/python"])
+
+
+def test_a_signal_without_a_name_is_told_by_its_number(tmp_path: Path) -> None:
+    with pytest.raises(ChildError, match=r"the process was killed by signal 40, and wrote nothing"):
+        run("signal.raise_signal(40); time.sleep(600)", tmp_path)
+
+
 def test_no_descriptor_stays_open(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for index in range(3):
         with pytest.raises(ChildError):
             run("pass", tmp_path / str(index))
+        with pytest.raises(ChildError):
+            run_child({**TASK, "kind": "latency"}, tmp_path / str(index), print, 4, lambda: ["/no/python"])
     assert len(list(Path("/proc/self/fd").iterdir())) == before

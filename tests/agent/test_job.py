@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def test_a_precision_reaches_the_backend_with_the_half_file(tmp_path: Path) -> N
         ({"reference": "other"}, "'other' is none of the variants: teacher, teacher-fp16, int8"),
         ({"method": {"secnds": 1}}, "unknown fields secnds"),
         ({"method": {"seconds": "1"}}, "integer or number"),
+        ({"method": {"seconds": math.nan}}, "method.seconds is nan, which is not"),
+        ({"power": {"period_s": math.inf}}, "power.period_s is inf, which is not"),
         ({"method": {"processes": 0}}, "method.processes is 0"),
         ({"method": {"seconds": -1}}, "method.seconds is -1"),
         ({"cores": []}, "at least one core"),

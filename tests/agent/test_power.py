@@ -60,7 +60,7 @@ class Device:
             self.calls,
             self.look,
             self.watch if watched else None,
-            lambda name, detail: self.busy.append(name if "round" in detail else detail),
+            lambda name, detail: self.busy.append(name if "window " in detail else detail),
         )
 
 
