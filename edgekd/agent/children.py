@@ -18,6 +18,7 @@ from edgekd.agent.files import read_json, write_json
 
 # A child that reports nothing for this long hangs. Building a TensorRT engine can take a good part of it.
 STALL_SECONDS = 1800.0
+_DEATH_SECONDS = 30.0  # a process that waits for a driver which hangs cannot even be killed
 _LOG_LINES = 12
 _KILLED = "; the device may be out of memory"
 _KILLED_WHILE = {
@@ -89,7 +90,9 @@ def run_child(
     listener = _Listener(reader, report)
     try:
         stalled = listener.listen(stall_seconds)
-        code = None if stalled else child.wait()
+        code = None if stalled else child.wait(stall_seconds)
+    except subprocess.TimeoutExpired:  # it has closed its end and does not come out of the kernel
+        stalled, code = True, None
     finally:
         os.close(reader)
         _end(child)
@@ -146,7 +149,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         with suppress(ProcessLookupError):  # it may end by itself in this very moment
             os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_DEATH_SECONDS)
 
 
 def _ending(code: Any, kind: str) -> str:

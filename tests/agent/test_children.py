@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -78,6 +79,22 @@ def test_a_process_that_cannot_be_started_is_told(tmp_path: Path) -> None:
 def test_a_signal_without_a_name_is_told_by_its_number(tmp_path: Path) -> None:
     with pytest.raises(ChildError, match=r"the process was killed by signal 40, and wrote nothing"):
         run("signal.raise_signal(40); time.sleep(600)", tmp_path)
+
+
+@pytest.mark.parametrize("code", ["pass", "time.sleep(600)"])
+def test_a_process_that_does_not_die_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    real = subprocess.Popen.wait
+
+    def wait(child: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        real(child)
+        assert timeout is not None
+        raise subprocess.TimeoutExpired(child.args, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait)
+    with pytest.raises(ChildError, match=r"latency: no progress for 0\.5 s; stopped"):
+        run(code, tmp_path, stall_seconds=0.5)
 
 
 def test_no_descriptor_stays_open(tmp_path: Path) -> None:
