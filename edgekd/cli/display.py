@@ -23,7 +23,7 @@ def showing(console: Console, *, quiet: bool = False) -> Iterator[Show]:
         yield Show()
     elif console.is_terminal:
         with _bars(console) as progress:
-            yield Show(say=lambda text: progress.console.print(text, highlight=False), working=_Bar(progress).working)
+            yield Show(say=lambda text: _line(progress.console, text), working=_Bar(progress).working)
     else:
         yield Show(say=lambda text: _line(console, text), working=lambda title: _lines(console, title))
 
@@ -31,9 +31,9 @@ def showing(console: Console, *, quiet: bool = False) -> Iterator[Show]:
 def _bars(console: Console) -> Progress:
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description:<24}"),
+        TextColumn("{task.description:<24}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=console, transient=True)
