@@ -33,6 +33,7 @@ ALLOWED = (
 """What an agent writes."""
 MAX_BYTES = 16 << 30
 MAX_FILES = 10_000
+_LONGEST_NAME = 100  # characters of a device's
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -104,10 +105,7 @@ def add(run: Path, result: Path) -> str:
     if not path.is_file():
         raise UsageError(f"{run} is not a run: it has no {rundir.RUN_FILE}. Give the directory that a run wrote.")
     before, content = path.read_bytes(), read_json(path)
-    if content.get("schema") != RUN_SCHEMA:
-        raise UsageError(
-            f"{path} has schema {content.get('schema')!r}; this edgekd reads {RUN_SCHEMA}: use its version"
-        )
+    _check_content(path, content)
     with tempfile.TemporaryDirectory(prefix="edgekd-") as temporary, _named(Path(temporary), result):
         found = _verified(Path(temporary) / "result", result, content)
         name = _name(run, content["devices"], found)
@@ -115,12 +113,36 @@ def add(run: Path, result: Path) -> str:
             return f"{result} is in this run already; nothing was changed"
         completed = {**content, "devices": {**content["devices"], name: _entry(content["devices"], found)}}
         _try_report(Path(temporary) / "trial", run, completed, name, found)
-        if path.read_bytes() != before:
-            raise UsageError(f"{path} was changed by another process meanwhile; add {result} again")
         with rundir.replacing(run / "measurements" / name) as folder:
-            shutil.copytree(Path(temporary) / "trial" / "measurements" / name, folder, dirs_exist_ok=True)
+            _copy(Path(temporary) / "trial" / "measurements" / name, folder)
+            if path.read_bytes() != before:
+                raise UsageError(f"{path} was changed by another process meanwhile; add {result} again")
         rundir.write(run, completed)
     return _told(name, found)
+
+
+def _check_content(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a run.json of another version, or one that somebody made: its devices become folders."""
+    if content.get("schema") != RUN_SCHEMA:
+        raise UsageError(
+            f"{path} has schema {content.get('schema')!r}; this edgekd reads {RUN_SCHEMA}: use its version"
+        )
+    devices = content.get("devices")
+    if not isinstance(content.get("run_id"), str) or not isinstance(devices, dict):
+        raise UsageError(f"{path} has no run_id or no devices: no run wrote it")
+    for name, device in devices.items():
+        if name in ("", "..") or Path(name).name != name or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise UsageError(f"{path}: {name!r:.60} is no name of a device")
+        if not isinstance(device, dict) or not isinstance(device.get("profile"), dict):
+            raise UsageError(f"{path}: the device {name!r:.60} has no profile: no run wrote it")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder's files; unlike `shutil.copytree`, with the error that says why one could not be."""
+    for path in source.rglob("*"):
+        if path.is_file():
+            (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / path.relative_to(source))
 
 
 @contextmanager

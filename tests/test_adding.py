@@ -385,13 +385,35 @@ def test_what_is_no_run_or_no_result(case, tmp_path):
         adding.add(case.run, case.board)
 
 
+@pytest.mark.parametrize("name", ["..", ".", "", "../board", "/tmp/board", "a/b", "a\nb", "a" * 300])
+def test_a_device_of_a_run_that_somebody_made_is_no_way_out(name, case, tmp_path):
+    made = run_json(case.run)
+    rundir.write(case.run, {**made, "devices": {name: made["devices"]["board"]}})
+    result = pack(tmp_path / "evil.zip", measured_otherwise(sealed(read(case.board), device=name), device=name))
+    before = content(case.run)
+    with pytest.raises(UsageError, match="is no name of a device"):
+        adding.add(case.run, result)
+    assert content(case.run) == before
+
+
+@pytest.mark.parametrize("change", [{"devices": []}, {"run_id": None}, {"devices": {"board": None}}])
+def test_a_run_json_that_no_run_wrote(change, case):
+    rundir.write(case.run, {**run_json(case.run), **change})
+    with pytest.raises(UsageError, match="no run wrote it"):
+        adding.add(case.run, case.board)
+
+
 def test_a_full_disk_leaves_the_run_as_it_was(case, monkeypatch):
     before = content(case.run)
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    copyfile = shutil.copyfile
 
-    monkeypatch.setattr(shutil, "copytree", full)
+    def full(source: Path, target: Path) -> None:
+        if case.run in target.parents:
+            raise OSError(28, "No space left on device")
+        copyfile(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(StageError, match="no space left"):
         adding.add(case.run, case.board)
     assert content(case.run) == before
@@ -426,7 +448,7 @@ adding.add(Path(sys.argv[1]), Path(sys.argv[2]))
     "patch",
     [
         "adding._try_report = die",
-        "adding.shutil.copytree = die",
+        "adding._copy = die",
         "Path.replace = lambda path, to: die() if '.unfinished-' in path.name else os.replace(path, to) or Path(to)",
         "rundir.write = lambda run, content: die() if run == Path(sys.argv[1]) else writing(run, content)",
     ],
