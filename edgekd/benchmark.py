@@ -25,6 +25,7 @@ from edgekd.pipeline import Result, entry
 from edgekd.profiles import Handling
 from edgekd.recipe import Gates, Recipe
 from edgekd.report import build
+from edgekd.report.evidence import read_measurement
 from edgekd.stages.measure import Options as Measuring
 
 RANDOM_SEED = 0
@@ -98,7 +99,7 @@ def bench(
         order = Order(
             name, places[name].device, copies, reference, feeds.splits, feeds.latency, measuring, handling.lock_clocks
         )
-        dispatch = Dispatch(folder, run_id, handling.keep, show.say, show.working)
+        dispatch = Dispatch(folder, run_id, handling.keep, show.say, show.working, read_measurement)
         outcome = measurement.take_all(dispatch, [order], places)[name]
         if feeds.labels:
             rundir.write_labels(folder, feeds.labels)

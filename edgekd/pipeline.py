@@ -26,6 +26,7 @@ from edgekd.plan import Planned
 from edgekd.profiles import Handling
 from edgekd.recipe import Recipe
 from edgekd.report import build
+from edgekd.report.evidence import read_measurement
 from edgekd.stages.distill import Options as Distillation
 from edgekd.stages.measure import Options as Measuring
 from edgekd.steps import Step
@@ -174,7 +175,7 @@ def run(
     with rundir.replacing(target) as folder:
         files = _export_files(folder, made, artifacts)
         orders = [_order(prepared, name, files, handling) for name in prepared.places]
-        dispatch = Dispatch(folder, run_id, handling.keep, shop.show.say, shop.show.working)
+        dispatch = Dispatch(folder, run_id, handling.keep, shop.show.say, shop.show.working, read_measurement)
         outcomes = measurement.take_all(dispatch, orders, prepared.places)
         rows += [{"name": f"measure[{name}]", "artifact": None, "cached": False, "facts": {}, "seconds": found.seconds}
                  for name, found in outcomes.items()]  # fmt: skip

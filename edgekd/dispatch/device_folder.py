@@ -139,6 +139,8 @@ class DeviceFolder:
         def watch(written: str) -> None:
             del written
             arrived = sum(path.stat().st_size for path in into.rglob("*") if path.is_file())
+            if arrived > total + RESULTS_BYTES:
+                raise RemoteError(f"{self.connection.address}: it sends more than the {total} bytes that it announced")
             progress(min(arrived, total), total, "fetching results")
 
         def get() -> None:
@@ -150,7 +152,7 @@ class DeviceFolder:
         self.connection.patiently(get, say)
         watch("")
         for name, digest in names.items():
-            if sha256(into / name) != digest:
+            if not (into / name).is_file() or sha256(into / name) != digest:
                 raise RemoteError(f"{self.connection.address}: {name} was damaged on its way from the device")
 
     def _arrived(self, name: str, sizes: Mapping[str, int]) -> int:

@@ -30,16 +30,16 @@ class Hearing:
         """Hear one line and return its event; other text is nobody's message, and gives an empty one."""
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         if not isinstance(event, dict):
             return {}
-        kind = event.get("event")
-        if kind == "progress":
-            text = f"{event['phase']} {event.get('detail', '')}".strip()
-            self.progress(int(event["done"]), int(event["total"]), text)
+        kind, done, total = event.get("event"), event.get("done"), event.get("total")
+        if kind == "progress" and isinstance(done, int) and isinstance(total, int):
+            self.progress(done, total, plain(f"{event.get('phase', '')} {event.get('detail', '')}").strip())
         elif kind == "error":
-            self.message = str(event.get("message", ""))
+            lines = str(event.get("message", "")).splitlines()
+            self.message = "\n".join(map(plain, lines)) or "the agent failed without a word"
         elif kind == "done":
             self.done = True
         return event
@@ -57,13 +57,24 @@ def ending(code: int | None, log: str) -> str:
     elif code == -signal.SIGKILL:
         how = "was killed, perhaps for lack of memory"
     elif code < 0:
-        how = f"was killed by {signal.Signals(-code).name}"
+        names = {one.value: one.name for one in signal.Signals}
+        how = f"was killed by {names.get(-code, f'signal {-code}')}"
     else:
         how = f"ended with exit code {code}"
-    words = " | ".join(log.strip().splitlines()[-LAST_LINES:])
+    words = last_lines(log)
     return f"the agent {how}" + (f"; its last words: {words}" if words else "")
 
 
 def too_long(timeout_s: float) -> str:
     """Return the message for an agent that was ended because it took too long."""
     return f"the agent was ended after {timeout_s / 60:g} minutes (measure.timeout_minutes in the recipe)"
+
+
+def last_lines(log: str) -> str:
+    """Return the last lines of what a program wrote, as one line."""
+    return " | ".join(map(plain, log.strip().splitlines()[-LAST_LINES:]))
+
+
+def plain(text: object) -> str:
+    """Return text from a device without what would move a terminal's cursor."""
+    return "".join(character if character.isprintable() else " " for character in str(text))

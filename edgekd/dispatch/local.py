@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -16,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekd.dispatch import probing
 from edgekd.dispatch.hearing import Hearing, ending, too_long
 from edgekd.dispatch.pack import agent_pyz
 from edgekd.errors import StageError
 from edgekd.stage import Progress
 
-PROBE_SECONDS = 60.0
+END_SECONDS = 15.0
+"""So long may an agent that took too long take to end its children and set clocks back."""
 
 
 class MeasurementError(StageError):
@@ -48,27 +49,29 @@ def measure(job: Path, out: Path, *, timeout_s: float, progress: Progress, pytho
     hearing = Hearing(progress)
     with (
         _agent(python) as agent,
-        tempfile.TemporaryFile("w+") as errors,
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
         _running(agent, ["run", str(job), str(out)], errors) as process,
     ):
-        deadline = threading.Timer(timeout_s, process.kill)
-        deadline.start()
+        timers = [threading.Timer(timeout_s, process.terminate), threading.Timer(timeout_s + END_SECONDS, process.kill)]
         started = time.monotonic()
         assert process.stdout is not None
         try:
+            for timer in timers:
+                timer.start()
             for line in process.stdout:
                 hearing.take(line)
             code = process.wait()
         finally:
-            deadline.cancel()
+            for timer in timers:
+                timer.cancel()
         errors.seek(0)
         log = errors.read()
     if code == 0 and hearing.done:
         return
-    if hearing.message:
-        raise MeasurementError(hearing.message)
     if time.monotonic() - started >= timeout_s:
         raise MeasurementError(too_long(timeout_s))
+    if hearing.message:
+        raise MeasurementError(hearing.message)
     raise MeasurementError(ending(code, log))
 
 
@@ -82,17 +85,19 @@ def probe(python: str | None = None) -> dict[str, Any]:
         try:
             done = subprocess.run(
                 [*agent.command, "probe", "--json"],
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, env=agent.environment,
-                timeout=PROBE_SECONDS, check=False,
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", env=agent.environment,
+                timeout=probing.SECONDS, check=False,
             )  # fmt: skip
         except OSError as error:
             raise MeasurementError(f"{agent.command[0]}: {error.strerror}") from error
         except subprocess.TimeoutExpired:
-            raise MeasurementError(f"{agent.command[0]}: the agent said nothing for {PROBE_SECONDS:g} s") from None
+            raise MeasurementError(f"{agent.command[0]}: the agent said nothing for {probing.SECONDS:g} s") from None
     if done.returncode != 0:
         raise MeasurementError(f"{agent.command[0]}: {ending(done.returncode, done.stderr)}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    try:
+        return probing.read(done.stdout)
+    except StageError as error:
+        raise MeasurementError(f"{agent.command[0]}: {error}") from error
 
 
 @contextmanager
@@ -104,7 +109,7 @@ def _agent(python: str | None) -> Iterator[_Agent]:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONSAFEPATH": "1"}
         yield _Agent([sys.executable, "-m", "edgekd.agent"], environment)
         return
-    found = shutil.which(str(Path(python).expanduser()))
+    found = shutil.which(os.path.expanduser(python))  # noqa: PTH111 - Path's own raises where there is no such user
     if found is None:
         raise MeasurementError(f"there is no interpreter {python} on this machine (`python` in the device profile)")
     # What belongs to this interpreter would mislead the other one.
@@ -121,7 +126,8 @@ def _running(agent: _Agent, arguments: list[str], errors: Any) -> Iterator[subpr
     try:
         process = subprocess.Popen(
             [*agent.command, *arguments],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, env=agent.environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace",
+            env=agent.environment,
         )  # fmt: skip
     except OSError as error:
         raise MeasurementError(f"{agent.command[0]}: {error.strerror}") from error

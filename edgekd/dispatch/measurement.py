@@ -17,6 +17,7 @@ from edgekd.dispatch import bundle, external, job, local, ssh, variants
 from edgekd.dispatch.job import Order
 from edgekd.dispatch.placing import Place, bundle_name
 from edgekd.dispatch.remote import RemoteError
+from edgekd.errors import EdgekdError
 from edgekd.stage import Progress
 
 Working = Callable[[str], Progress]
@@ -51,6 +52,7 @@ class Dispatch:
         keep: leave what was copied to devices over ssh there.
         say: takes a line.
         working: a long piece of work begins; returns what takes its progress.
+        verify: raises an EdgekdError for a measurement that no report can be made of.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Dispatch:
     keep: bool = False
     say: Callable[[str], None] = lambda text: None
     working: Working = lambda title: lambda done, total, text: None
+    verify: Callable[[Path], object] = lambda measurement: None
 
 
 def take_all(dispatch: Dispatch, orders: Sequence[Order], places: Mapping[str, Place]) -> dict[str, Outcome]:
@@ -137,7 +140,8 @@ def _measured(
                 )  # fmt: skip
             else:
                 local.measure(folder, out, timeout_s=timeout_s, progress=progress, python=place.device.python)
-    except (local.MeasurementError, RemoteError, external.RecordingError) as failed:
+        dispatch.verify(out)
+    except EdgekdError as failed:
         shutil.rmtree(out, ignore_errors=True)
         return {"kind": "unreachable" if isinstance(failed, RemoteError) else "failed", "message": str(failed)}
     return None

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from edgekd.address import Address
+from edgekd.dispatch.hearing import plain
 
 CONNECT_SECONDS = 10
 
@@ -69,7 +70,7 @@ def meaning(said: str, address: Address) -> tuple[str, bool]:
         if words in said:
             return told.replace("ADDRESS", _typed(address)).replace("HOST", _known(address)), transient
     lines = said.strip().splitlines()
-    return (lines[-1] if lines else "the connection broke"), True
+    return (plain(lines[-1]) if lines else "the connection broke"), True
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,8 +81,7 @@ def place(
     if problems:
         return {}, problems
     remote = [name for name, device in devices.items() if device.address and not bundle]
-    with ThreadPoolExecutor(max(1, len(remote))) as pool:
-        probes = dict(zip(remote, pool.map(lambda name: _probe(devices[name]), remote), strict=True))
+    probes = _probes({name: devices[name] for name in remote})
     places: dict[str, Place] = {}
     for name, device in devices.items():
         if name in probes:
@@ -88,10 +89,14 @@ def place(
         elif bundle or not _is(device, snapshot()["machine"]):
             found = []
             why = "a bundle was asked for" if bundle else f"this machine is no {name} and no address was given"
+            if device.quantization.open:
+                why += ", its integers are chosen for the processor of this machine"
             places[name] = Place(resolved(device, isa()), "bundle", why=why)
         else:
             places[name], found = _here(name, device)
         problems += found
+        if not places[name].pending:
+            problems += _meter_problems(name, device)
         if lock_clocks:
             problems += _clock_problems(name, places[name], probes.get(name))
         if places[name].problem or places[name].pending:
@@ -141,11 +146,22 @@ def _is(device: Device, name: str | None) -> bool:
     return not device.expects or any(word.lower() in (name or "").lower() for word in device.expects)
 
 
-def _probe(device: Device) -> Mapping[str, Any] | str:
+def _probes(devices: Mapping[str, Device]) -> dict[str, Mapping[str, Any] | str]:
+    """Return what the agents of devices over ssh say of them, or why they cannot be asked; all are asked at once."""
+    cancel = threading.Event()
+    with ThreadPoolExecutor(max(1, len(devices))) as pool:
+        try:
+            return dict(zip(devices, pool.map(lambda device: _probe(device, cancel), devices.values()), strict=True))
+        except BaseException:  # an interrupt too: it does not wait for slow boards
+            cancel.set()
+            raise
+
+
+def _probe(device: Device, cancel: threading.Event | None = None) -> Mapping[str, Any] | str:
     """Return what a device's agent says of it, or why it cannot be asked."""
     assert device.address is not None
     try:
-        return ssh.probe(parse(device.address), device.python or "python3")
+        return ssh.probe(parse(device.address), device.python or "python3", cancel)
     except RemoteError as error:
         return str(error)
 
@@ -201,6 +217,13 @@ def _clock_problems(name: str, place: Place, probe: Mapping[str, Any] | str | No
         for lack in probe["cannot"]:
             if lack["topic"] == CLOCKS and lack["what"] == LOCKING:
                 yield f"device {name}: the clocks cannot be locked: {lack['why']}; {lack['mend']}"
+
+
+def _meter_problems(name: str, device: Device) -> Iterator[str]:
+    """Yield why the program of a power meter, which runs on this machine, cannot."""
+    command = device.power.command
+    if command is not None and shutil.which(command[0]) is None:
+        yield f"device {name}: power.command: there is no program {command[0]!r} on this machine"
 
 
 def _core_problems(name: str, device: Device) -> Iterator[str]:

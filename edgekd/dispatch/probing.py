@@ -14,23 +14,28 @@ from rich.text import Text
 from edgekd.agent import PROTOCOL
 from edgekd.agent.abilities import ENERGY, ROOM
 from edgekd.agent.probe_text import label, shown
+from edgekd.dispatch.hearing import plain
 from edgekd.errors import StageError
 
-_KEYS = {"protocol": int, "sections": dict, "can": list, "cannot": list}
+SECONDS = 180.0
+"""So long may a probe take: a slow board imports each runtime and waits for each meter."""
+_KEYS = {
+    "protocol": int, "environment": dict, "isa": dict, "backends": dict, "sections": dict, "can": list, "cannot": list,
+}  # fmt: skip
 
 
 def read(output: str) -> dict[str, Any]:
-    """Return what `agent.pyz probe --json` printed.
+    """Return what `agent.pyz probe --json` printed, perhaps between lines of a login shell.
 
     Raises:
         StageError: it is no probe, or that of another version.
     """
     try:
-        probe = json.loads(output)
-    except ValueError:
+        probe, _ = json.JSONDecoder().raw_decode(output, max(0, f"\n{output}".find("\n{\n")))
+    except (ValueError, RecursionError):
         probe = None
     if not isinstance(probe, dict) or not all(isinstance(probe.get(key), kind) for key, kind in _KEYS.items()):
-        raise StageError(f"the device's answer is no probe: {_plain(output.strip()[:200]) or 'it said nothing'}")
+        raise StageError(f"the device's answer is no probe: {plain(output.strip()[:200]) or 'it said nothing'}")
     if probe["protocol"] != PROTOCOL:
         raise StageError(
             f"the agent there speaks protocol {probe['protocol']}, this one {PROTOCOL}: use the same version of edgekd"
@@ -56,19 +61,19 @@ def obstacles(probe: Mapping[str, Any], backend: str, meter: str = "auto") -> li
 def render(probe: Mapping[str, Any], console: Console, *, backend: str | None = None, meter: str = "auto") -> None:
     """Print a probe: the verdict for a profile's backend, what the device is, what edgekd can and cannot do there."""
     if probe.get("simulated"):
-        console.print(Text(f"SIMULATED: {_plain(probe['simulated'])}", "bold yellow"))
+        console.print(Text(f"SIMULATED: {plain(probe['simulated'])}", "bold yellow"))
     blocking = [] if backend is None else obstacles(probe, backend, meter)
     if backend is not None:
         console.print(_headline(backend, blocking))
         console.print()
     width = max((len(label(name)) for facts in probe["sections"].values() for name in facts), default=0)
     for section, facts in probe["sections"].items():
-        console.print(Text(_plain(section), "bold"))
+        console.print(Text(plain(section), "bold"))
         table = Table.grid(padding=(0, 2))
         table.add_column(width=width, no_wrap=True)
         table.add_column(overflow="fold")
         for name, fact in facts.items():
-            table.add_row(_plain(label(name)), Text(_plain(shown(name, fact)), "dim" if "unavailable" in fact else ""))
+            table.add_row(plain(label(name)), Text(plain(shown(name, fact)), "dim" if "unavailable" in fact else ""))
         console.print(Padding(table, (0, 0, 1, 2), expand=False), highlight=False)
     for sentence in probe["can"]:
         _item(console, "+", "green", f"can {sentence}")
@@ -80,19 +85,14 @@ def render(probe: Mapping[str, Any], console: Console, *, backend: str | None = 
 
 def _headline(backend: str, blocking: list[dict[str, str]]) -> Text:
     if any(entry["topic"] == backend for entry in blocking):
-        return Text(f"not ready: {_plain(backend)} does not run there", "bold red")
-    lacks = "; ".join(f"cannot {_plain(entry['what'])}" for entry in blocking)
-    return Text(f"ready to measure with {_plain(backend)}", "bold green").append(
+        return Text(f"not ready: {plain(backend)} does not run there", "bold red")
+    lacks = "; ".join(f"cannot {plain(entry['what'])}" for entry in blocking)
+    return Text(f"ready to measure with {plain(backend)}", "bold green").append(
         f", but {lacks}" if lacks else "", "yellow"
     )
 
 
 def _item(console: Console, mark: str, style: str, sentence: str) -> None:
     table = Table.grid(padding=(0, 1))
-    table.add_row(Text(mark, style), Text(_plain(sentence)))
+    table.add_row(Text(mark, style), Text(plain(sentence)))
     console.print(table, highlight=False)
-
-
-def _plain(text: object) -> str:
-    """Return text from a device without what would move a terminal's cursor."""
-    return "".join(character if character.isprintable() else " " for character in str(text))

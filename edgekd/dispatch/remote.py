@@ -7,6 +7,7 @@ checked.
 from __future__ import annotations
 
 import os
+import re
 import select
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from typing import TypeVar
 
 from edgekd.address import Address
 from edgekd.dispatch import openssh
+from edgekd.dispatch.hearing import last_lines
 from edgekd.errors import DeviceError
 
 T = TypeVar("T")
@@ -57,7 +59,7 @@ class Done:
     @property
     def words(self) -> str:
         """What it wrote last about a failure."""
-        return " | ".join(self.err.strip().splitlines()[-5:]) or f"exit code {self.code}, without a word"
+        return last_lines(self.err) or f"exit code {self.code}, without a word"
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class Connection:
         given = {"User": self.address.user, "Port": self.address.port}
         # Without a user or port in the address, those of ~/.ssh/config hold.
         options = {name: str(value) for name, value in given.items() if value is not None}
-        options |= {**openssh.OPTIONS, "ControlPath": str(self.folder / "socket").replace("%", "%%")}
+        options |= {**openssh.OPTIONS, "ControlPath": str(self.folder / "socket")}
         return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
 
     def _complete(
@@ -221,8 +223,8 @@ class Connection:
 @contextmanager
 def connect(address: Address, cancel: threading.Event | None = None) -> Iterator[Connection]:
     """Give a connection, made by its first command and ended with this block."""
-    # The path of a socket may have about a hundred characters.
-    short = None if len(tempfile.gettempdir()) < 50 else "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
+    # The path of a socket may have about a hundred characters, and ssh would take a space in it for its end.
+    short = None if re.fullmatch(r"[\w/.-]{1,50}", tempfile.gettempdir(), re.ASCII) else "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
     with tempfile.TemporaryDirectory(prefix="edgekd-ssh-", dir=short, ignore_cleanup_errors=True) as folder:
         connection = Connection(address, Path(folder), cancel or threading.Event())
         try:

@@ -18,15 +18,23 @@ from typing import Any
 
 from edgekd.address import Address
 from edgekd.agent.files import sha256, write_json
+from edgekd.dispatch import probing
 from edgekd.dispatch.device_folder import AGENT, MANIFEST, DeviceFolder, device_folder, inspect
 from edgekd.dispatch.hearing import Hearing, ending, too_long
 from edgekd.dispatch.pack import agent_pyz
 from edgekd.dispatch.remote import RemoteError, connect
+from edgekd.errors import StageError
 from edgekd.stage import Progress, silent
 
 Say = Callable[[str], None]
 
 MEASUREMENT = "out/measurement.json"
+_END: Mapping[str, Any] = {
+    "code": (int, type(None)),
+    "log": str,
+    "sha256": (str, type(None)),
+    "bytes": (int, type(None)),
+}
 START_SECONDS = 600.0
 """So long may the device take to check what was sent, gigabytes on a slow card."""
 GRACE_SECONDS = 10.0
@@ -67,24 +75,26 @@ def measure(
             _fetch(folder, out, results, progress, say)
 
 
-def probe(address: Address, python: str, timeout_s: float = 30.0) -> dict[str, Any]:
+def probe(address: Address, python: str, cancel: threading.Event | None = None) -> dict[str, Any]:
     """Return what the agent says of a device.
+
+    Args:
+        cancel: ends the probe from another thread.
 
     Raises:
         RemoteError: the device could not be reached, lacks something, or the agent failed.
     """
-    with _staged(None) as (files, names), connect(address) as connection:
+    with _staged(None) as (files, names), connect(address, cancel) as connection:
         inspect(connection, python, (files / AGENT).stat().st_size)
         with device_folder(connection, python, [], False, _ignore) as folder:
             folder.send(files, names, silent, _ignore)
-            done = connection.run(f"{python} {folder.quoted}/{AGENT} probe --json", timeout_s)
+            done = connection.run(f"{python} {folder.quoted}/{AGENT} probe --json", probing.SECONDS)
     if done.code != 0:
         raise RemoteError(f"{address}: {ending(done.code, done.err)}")
     try:
-        found: dict[str, Any] = json.loads(done.out[done.out.index("{") :])
-    except ValueError:
-        raise RemoteError(f"{address}: the agent's answer is not JSON: {done.out.strip()[:200]!r}") from None
-    return found
+        return probing.read(done.out)
+    except StageError as error:
+        raise RemoteError(f"{address}: {error}") from error
 
 
 @contextmanager
@@ -114,27 +124,30 @@ def _start(folder: DeviceFolder) -> None:
 
 def _follow(folder: DeviceFolder, timeout_s: float, progress: Progress, say: Say) -> Mapping[str, Any]:
     """Listen to the agent until it has ended well, over as many connections as it takes."""
-    hearing, offset, end = Hearing(progress), 0, dict[str, Any]()
+    hearing, offset, ends = Hearing(progress), 0, list[dict[str, Any]]()
     at, deadline = folder.connection.address, time.monotonic() + timeout_s
 
     def listen() -> None:
-        nonlocal offset, end
+        nonlocal offset
         until = max(deadline, time.monotonic() + GRACE_SECONDS)
         script = f"{folder.python} {folder.quoted}/{AGENT} follow {folder.quoted} {offset}"
         with closing(folder.connection.lines(script, until)) as lines:
             for line in lines:
                 event = hearing.take(line)
-                offset = event.get("offset", offset)
-                if event.get("event") == "end":
-                    end = event
+                offset = event["offset"] if isinstance(event.get("offset"), int) else offset
+                if event.get("event") == "end" and all(isinstance(event.get(key), kind) for key, kind in _END.items()):
+                    ends.append(event)
 
     folder.connection.patiently(listen, say)
-    if not end:
+    if not ends and time.monotonic() < deadline:
+        raise RemoteError(f"{at}: {folder.path} was removed there by somebody else, and the measurement with it")
+    if not ends:
         raise RemoteError(f"{at}: {too_long(timeout_s)}")
     if hearing.message:
         raise RemoteError(f"{at}: {hearing.message}")
-    if end.get("code") != 0 or not hearing.done:
-        raise RemoteError(f"{at}: {folder.full() or ending(end.get('code'), end.get('log', ''))}")
+    end = ends[-1]
+    if end["code"] != 0 or not hearing.done:
+        raise RemoteError(f"{at}: {folder.full() or ending(end['code'], end['log'])}")
     return end
 
 
@@ -144,11 +157,19 @@ def _fetch(folder: DeviceFolder, out: Path, results: Mapping[str, Any], progress
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         into = Path(temporary)
         folder.fetch({MEASUREMENT: results["sha256"]}, into, progress, results["bytes"], say)
-        listed = json.loads((into / MEASUREMENT).read_text(encoding="utf-8"))["files"]
-        folder.fetch({f"out/{name}": digest for name, digest in listed.items()}, into, progress, results["bytes"], say)
+        folder.fetch(_listed(into / MEASUREMENT), into, progress, results["bytes"], say)
         out.mkdir(exist_ok=True)
         for entry in (into / "out").iterdir():
             entry.replace(out / entry.name)
+
+
+def _listed(measurement: Path) -> dict[str, str]:
+    """Return the SHA-256 of a measurement's files by their path in the device's folder."""
+    try:
+        files = json.loads(measurement.read_text(encoding="utf-8"))["files"]
+        return {f"out/{name}": str(digest) for name, digest in files.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise RemoteError(f"measurement.json of the device does not list its files: {error!r:.100}") from error
 
 
 def _ignore(text: str) -> None:

@@ -73,6 +73,27 @@ def test_an_agent_that_takes_too_long(tmp_path: Path) -> None:
         local.measure(job(tmp_path), tmp_path / "out", timeout_s=0.3, progress=print, python=slow)
 
 
+def test_an_agent_that_takes_too_long_may_set_things_back(tmp_path: Path) -> None:
+    """Clocks that are locked do not stay so."""
+    slow = python(tmp_path, before=f"trap 'kill $!; touch {tmp_path}/back; exit 130' TERM\nsleep 600 & wait")
+    with pytest.raises(MeasurementError, match="the agent was ended after"):
+        local.measure(job(tmp_path), tmp_path / "out", timeout_s=0.3, progress=print, python=slow)
+    assert (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("said", ["nothing to read", "{", '{"protocol": 2}'])
+def test_a_probe_that_is_none(said: str, tmp_path: Path) -> None:
+    other = python(tmp_path, before=f"printf '\\377%s' '{said}'; exit 0")
+    with pytest.raises(MeasurementError, match="python: the device's answer is no probe"):
+        local.probe(other)
+
+
+def test_words_that_are_no_text(tmp_path: Path) -> None:
+    odd = python(tmp_path, before="printf 'caf\\351 \\033[2Jbad\\n' >&2; printf '\\377\\n'; exit 3")
+    with pytest.raises(MeasurementError, match=r"exit code 3; its last words: caf\ufffd  \[2Jbad$"):
+        local.measure(job(tmp_path), tmp_path / "out", timeout_s=9, progress=print, python=odd)
+
+
 def test_an_agent_that_is_killed(tmp_path: Path) -> None:
     doomed = python(tmp_path, before="echo almost done >&2; kill -9 $$")
     with pytest.raises(MeasurementError, match="killed, perhaps for lack of memory; its last words: almost done"):
@@ -84,6 +105,7 @@ def test_an_agent_that_is_killed(tmp_path: Path) -> None:
     [
         (2, "", "the agent ended with exit code 2"),
         (-signal.SIGSEGV, " \n", "the agent was killed by SIGSEGV"),
+        (-40, "", "the agent was killed by signal 40"),
         (-signal.SIGKILL, "a\nb\n", "the agent was killed, perhaps for lack of memory; its last words: a | b"),
         (1, "\n".join("abcdefg"), "the agent ended with exit code 1; its last words: c | d | e | f | g"),
     ],
@@ -96,8 +118,11 @@ def test_what_is_no_event_is_nobodys_message() -> None:
     shown: list[tuple[int, int, str]] = []
     hearing = Hearing(lambda *told: shown.append(told))
     assert hearing.take("Welcome to this board") == hearing.take("[1]") == hearing.take("") == {}
-    hearing.take('{"event": "progress", "phase": "latency", "done": 1, "total": 5, "detail": ""}')
-    assert shown == [(1, 5, "latency")]
+    assert hearing.take("[" * 100_000) == {}
+    for broken in ('{"event": "progress"}', '{"event": "progress", "done": "1", "total": null}', '{"event": []}'):
+        hearing.take(broken)
+    hearing.take('{"event": "progress", "phase": "latency", "done": 1, "total": 5, "detail": "\\u001b[2J"}')
+    assert shown == [(1, 5, "latency  [2J")]
     assert (hearing.message, hearing.done) == ("", False)
     hearing.take('{"event": "error", "message": "no such backend"}')
     hearing.take('{"event": "done"}')

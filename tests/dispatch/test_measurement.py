@@ -19,6 +19,7 @@ from edgekd.dispatch.measurement import Dispatch, take_all
 from edgekd.dispatch.placing import Place
 from edgekd.dispatch.remote import RemoteError
 from edgekd.dispatch.variants import Build
+from edgekd.errors import EdgekdError
 from edgekd.stages.measure import Options
 
 DECIDED = Quantization(activations="s8", reduce_range=False)
@@ -117,6 +118,22 @@ def test_a_failure_is_kept_and_the_other_devices_go_on(order, tmp_path, monkeypa
     orders = [order("bad"), order("good")]
     outcomes = take_all(Dispatch(tmp_path, "run"), orders, places(*orders))
     assert outcomes["bad"].error == {"kind": kind, "message": str(failure)}
+    assert outcomes["good"].error is None
+    assert [path.name for path in (tmp_path / "measurements").iterdir()] == ["good"]
+
+
+def test_a_measurement_of_which_no_report_can_be_made_is_a_failure_of_its_device(order, tmp_path, monkeypatch):
+    def measure(folder, out, **_):
+        out.mkdir()
+
+    def verify(out):
+        if out.name == "bad":
+            raise EdgekdError("measurement.json: latency is no object")
+
+    monkeypatch.setattr(local, "measure", measure)
+    orders = [order("bad"), order("good")]
+    outcomes = take_all(Dispatch(tmp_path, "run", verify=verify), orders, places(*orders))
+    assert outcomes["bad"].error == {"kind": "failed", "message": "measurement.json: latency is no object"}
     assert outcomes["good"].error is None
     assert [path.name for path in (tmp_path / "measurements").iterdir()] == ["good"]
 

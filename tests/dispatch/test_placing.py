@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def answers(monkeypatch) -> dict[str, Any]:
     """Return what the hosts answer, by their names; an exception is raised."""
     told: dict[str, Any] = {}
 
-    def probe(address, python):
+    def probe(address, python, cancel):
         answer = told[address.host]
         if isinstance(answer, Exception):
             raise answer
@@ -77,6 +78,37 @@ def test_a_bundle_can_be_asked_for_even_of_what_is_reached(answers):
     places, _ = placing.place({"cpu": device(), "far": device(address="me@far")}, bundle=True)
     assert [place.where for place in places.values()] == ["bundle", "bundle"]
     assert answers == {}
+
+
+def test_a_bundle_for_an_unknown_processor_says_whose_integers_it_has():
+    told = placing.place({"cpu": device(quantization=Quantization())}, bundle=True)[0]["cpu"].told("cpu")
+    assert "a bundle was asked for, its integers are chosen for the processor of this machine" in told
+    assert "integers" not in placing.place({"cpu": device()}, bundle=True)[0]["cpu"].told("cpu")
+
+
+def test_an_interrupt_does_not_wait_for_slow_boards(monkeypatch):
+    asking, cancelled = threading.Event(), threading.Event()
+
+    def probe(address, python, cancel):
+        if address.host == "b":
+            asking.wait(30)
+            raise KeyboardInterrupt
+        asking.set()
+        if cancel.wait(30):
+            cancelled.set()
+        raise RemoteError("a: interrupted")
+
+    monkeypatch.setattr(ssh, "probe", probe)
+    with pytest.raises(KeyboardInterrupt):
+        placing.place({"b": device(address="b"), "a": device(address="a")})
+    assert cancelled.is_set()
+
+
+def test_the_program_of_a_power_meter_is_looked_for_before_any_work():
+    power = {"meter": "external", "command": ["no-such-meter", "--csv"]}
+    (problem,) = placing.place({"box": device(power=power)})[1]
+    assert problem == "device box: power.command: there is no program 'no-such-meter' on this machine"
+    assert placing.place({"box": device(power=power)}, bundle=True)[1] == []
 
 
 def test_the_processor_there_decides_what_the_profile_leaves_open(answers):

@@ -23,6 +23,8 @@ def probe() -> dict[str, Any]:
     return {
         "protocol": PROTOCOL,
         "simulated": None,
+        "environment": {"machine": "NVIDIA Jetson Orin Nano"},
+        "isa": {"arch": "aarch64", "vnni": False},
         "sections": {
             "board": {"machine": {"value": "NVIDIA Jetson Orin Nano"}, "l4t": {"value": "36.4.3"}},
             "state": {"frequency_mhz": {"value": {"gpu": 1020.0}}, "fan": {"unavailable": "no fan"}},
@@ -41,7 +43,16 @@ def rendered(probe: dict[str, Any], **options: Any) -> list[str]:
 
 def test_reading(probe: dict[str, Any]) -> None:
     assert probing.read(json.dumps(probe)) == probe
-    for answer in ("", "bash: python3: command not found", "[]", "{}", json.dumps({**probe, "can": None})):
+    printed = json.dumps(probe, indent=1)
+    assert probing.read(f"Welcome {{user}}!\n{printed}\nlogged out\n") == probe
+    for answer in (
+        "",
+        "[" * 100_000,
+        "bash: python3: command not found",
+        "[]",
+        "{}",
+        json.dumps({**probe, "can": None}),
+    ):
         with pytest.raises(StageError, match="the device's answer is no probe"):
             probing.read(answer)
     with pytest.raises(StageError, match=f"speaks protocol 1, this one {PROTOCOL}"):
