@@ -20,6 +20,9 @@ from tiny import ROOT, Chain, Outcome, tiny
 from edgekd import Recipe, cli, run
 from edgekd.dispatch import job, local
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what ends with &, and children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _short_measurements() -> Iterator[None]:
