@@ -1,7 +1,7 @@
 """The device's side of a measurement over ssh: it goes on when the connection does not.
 
-`serve DIR` checks what was sent, then leaves its terminal and measures; `follow DIR OFFSET` tells how it goes, as often
-as somebody asks. In DIR:
+`serve DIR` checks what was sent, leaves its terminal, waits until no other one measures beside it, and measures;
+`follow DIR OFFSET` tells how it goes, as often as somebody asks. In DIR:
 
     manifest.json  SHA-256 of each file that was sent, by path
     job/  out/     the job and its measurement
@@ -15,15 +15,19 @@ as somebody asks. In DIR:
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from edgekd.agent.errors import AgentError
 from edgekd.agent.events import emit
@@ -61,7 +65,8 @@ def serve(folder: Path, lease_seconds: float = LEASE_SECONDS) -> int:
     os.setsid()
     _leave_terminal(folder / "log.txt")
     try:
-        code = _run(folder)
+        with turn(folder):
+            code = _run(folder)
         write_json(folder / "exit.json", {"code": code, **(_results(folder / "out") if code == 0 else {})})
     except OSError as error:  # a full disk, most likely: what came of the job gives way to saying so
         shutil.rmtree(str(folder / "out"), ignore_errors=True)
@@ -119,6 +124,33 @@ def _leave_terminal(log: Path) -> None:
         os.dup2(descriptor, stream)
     os.close(nothing)
     os.close(output)
+
+
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Wait until no other measurement is served beside this folder: two at once would measure each other.
+
+    The other one may be that of another host, or one whose host is gone for good.
+    """
+    # An abstract name: it leaves no file, and the kernel frees it however its holder dies.
+    name = "\0edgekd-serving-" + hashlib.sha256(os.fsencode(str(folder.parent))).hexdigest()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as place:
+        waiting = False
+        while True:
+            try:
+                place.bind(name)
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            if not waiting:
+                with (folder / "events.jsonl").open("ab") as events:
+                    told = {"phase": "waiting", "detail": "for another measurement on this device"}
+                    line = json.dumps({"event": "progress", "done": 0, "total": 1, **told})
+                    events.write(line.encode("utf-8") + b"\n")
+                waiting = True
+            time.sleep(_POLL_SECONDS)
+        yield
 
 
 def _run(folder: Path) -> int:

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from edgekd.agent.files import sha256, write_json
-from edgekd.agent.serving import _read
+from edgekd.agent.serving import _read, turn
 
 from .command import ROOT, agent, ends
 from .networks import linear, write_job
@@ -78,6 +80,29 @@ def test_it_is_started_once(served: Callable[..., Path]) -> None:
         assert (folder / "pid").read_text().strip() == process
         events = follow(folder)
     assert len([event for event in events if event["event"] == "done"]) == 1
+
+
+def test_two_measurements_take_turns(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    entered: list[Path] = []
+
+    def second() -> None:
+        with turn(folders[1]):
+            entered.append(folders[1])
+
+    for folder in folders:
+        folder.mkdir()
+    thread = threading.Thread(target=second)
+    with turn(folders[0]):
+        thread.start()
+        while not _read(folders[1] / "events.jsonl", 0)[0]:
+            time.sleep(0.01)
+        assert entered == []
+    thread.join(30)
+    assert entered == [folders[1]]
+    ((event,), _) = _read(folders[1] / "events.jsonl", 0)
+    assert (event["phase"], event["detail"]) == ("waiting", "for another measurement on this device")
+    assert list(folders[0].iterdir()) == []
 
 
 def test_nobody_comes_for_the_results(served: Callable[..., Path]) -> None:
