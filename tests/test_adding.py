@@ -175,6 +175,18 @@ def test_adding_twice_changes_nothing(case):
     assert content(case.run) == before
 
 
+def test_what_was_added_before_a_bad_result_is_in_the_report(case, edgekd, tmp_path):
+    build.write(case.run)
+    (tmp_path / "text.zip").write_text("hello")
+    outcome = edgekd("report", case.run, "--add", case.board, "--add", tmp_path / "text.zip")
+    assert outcome.code == 2
+    assert "text.zip is no zip file" in outcome.text
+    assert "board: its measurement was added" in outcome.text
+    report = json.loads((case.run / "report.json").read_text())
+    assert report["devices"]["board"]["error"] is None
+    assert edgekd("report", case.run, "--power", "board").code == 2
+
+
 def test_another_measurement_of_a_device_is_refused(case, tmp_path):
     adding.add(case.run, case.board)
     other = pack(tmp_path / "other.zip", measured_otherwise(read(case.board), **ANOTHER_TIME))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from edgekd import adding
-from edgekd.errors import UsageError
+from edgekd.errors import EdgekdError, UsageError
 from edgekd.report import build, terminal
 from edgekd.report.external import add_power
 
@@ -25,13 +25,16 @@ from edgekd.report.external import add_power
 def command(run: Path, results: Sequence[Path], readings: Sequence[str], as_json: bool) -> int:
     """Rebuild report.json and report.html of RUN, a run's folder, from its raw samples."""
     console = Console(stderr=as_json)
-    for result in results:
-        console.print(adding.add(run, result), soft_wrap=True, markup=False, highlight=False)
-    for reading in readings:
-        device, equals, file = reading.partition("=")
-        if not (device and equals and file):
-            raise UsageError(f"--power {reading}: must be NAME=FILE.csv, such as jetson=meter.csv")
-        console.print(add_power(run, device, Path(file)), soft_wrap=True, markup=False, highlight=False)
+    pairs = [_pair(reading) for reading in readings]
+    told = 0
+    try:
+        for text in _added(run, results, pairs):
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
+            told += 1
+    except EdgekdError:
+        if told:  # what was added before counts, and the report must say so
+            build.write(run)
+        raise
     report = build.write(run)
     if as_json:
         click.echo(json.dumps(report, indent=1))
@@ -39,3 +42,16 @@ def command(run: Path, results: Sequence[Path], readings: Sequence[str], as_json
         terminal.render(report, console)
         console.print(f"\nreport: {run / 'report.html'}", soft_wrap=True, highlight=False)
     return build.exit_code(report)
+
+
+def _pair(reading: str) -> tuple[str, Path]:
+    device, equals, file = reading.partition("=")
+    if not (device and equals and file):
+        raise UsageError(f"--power {reading}: must be NAME=FILE.csv, such as jetson=meter.csv")
+    return device, Path(file)
+
+
+def _added(run: Path, results: Sequence[Path], readings: Sequence[tuple[str, Path]]) -> Iterator[str]:
+    """Add one after the other, and yield what was done."""
+    yield from (adding.add(run, result) for result in results)
+    yield from (add_power(run, device, file) for device, file in readings)
