@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ import pytest
 from dispatch.sshd import REASON, SSHD, Device, client, device, leftovers
 from test_benchmark import _linear
 from tiny import TINY
+
+from edgekd.stages.measure import Options as Measuring
 
 pytestmark = pytest.mark.skipif(not SSHD.exists(), reason=REASON)
 
@@ -39,6 +43,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workplace: Path) -> I
         assert leftovers(found) == []
 
 
+SHORT = {"processes": 1, "seconds": 0.05, "inferences": 50}
 TINIEST = [word for text in TINY for word in ("--set", text)]
 
 
@@ -62,7 +67,8 @@ def test_a_pipeline_measures_here_and_there_and_keeps_what_it_can(board, chain, 
         assert 0.2 < there[name]["latency_ns"]["p50"] / variant["latency_ns"]["p50"] < 5
 
 
-def test_files_are_benched_there(board, edgekd, tmp_path):
+def test_files_are_benched_there(board, edgekd, monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.import_module("edgekd.cli.bench"), "Measuring", partial(Measuring, **SHORT))
     weights = np.eye(6, 3, dtype=np.float32)
     small, big = _linear(tmp_path / "small.onnx", weights), _linear(tmp_path / "big.onnx", weights)
     outcome = edgekd("bench", small, "--against", big, "--device", "far", "--quick", "--out", tmp_path / "run")
