@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from installing import pip
+from installing import environment
 from tiny import QUICK
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -21,22 +20,18 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    found = folder / "bin" / "python"
-    pip("install", wheel, python=found)
-    return found
+    return environment(tmp_path_factory.mktemp("base"), wheel)
 
 
 @pytest.fixture
 def base(python: Path, tmp_path: Path) -> Run:
     """Return the command line of the base install, run in an empty folder."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "EDGEKD_HOME")}
+    variables = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "EDGEKD_HOME")}
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [python.with_name("edgekd"), *arguments],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+            cwd=tmp_path, env=variables, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     return run

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from installing import pip
+from installing import environment
 
 from edgekd.agent import PROTOCOL, bundling
 from edgekd.agent import job as jobs
@@ -57,19 +57,13 @@ def unzip(result: Path, target: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the Python of a device that has numpy and ONNX Runtime, and nothing of edgekd."""
-    folder = tmp_path_factory.mktemp("device")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    python = folder / "bin" / "python"
-    pip("install", "numpy", "onnxruntime", python=python)
-    return python
+    return environment(tmp_path_factory.mktemp("device"), "numpy", "onnxruntime")
 
 
 def on_device(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     command = [python, "-I", "agent.pyz", "bundle", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_bundle_is_measured_where_edgekd_is_not(device, tmp_path):
