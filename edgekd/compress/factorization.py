@@ -94,12 +94,13 @@ def plan_ranks(model: nn.Module, options: Options, input_shape: tuple[int, ...])
     elif paying:
         chosen = _within_budget(model, paying, options, input_shape)
         refused |= {name: "the budget holds without it" for name in paying if name not in chosen}
+    refused = {name: refused[name] for name, _ in factorable.layers(model) if name in refused}
     if not chosen:
         raise StageError(_nothing_gained(options, refused))
     return Plan(
         {name: chosen[name] for name in found if name in chosen},
         {name: layer.whole for name, layer in found.items()},
-        {name: refused[name] for name, _ in factorable.layers(model) if name in refused},
+        refused,
     )
 
 

@@ -76,6 +76,14 @@ class Choices:
         """Return which of them have fewer multiply-accumulates and fewer parameters than the layer."""
         return (self.macs < self.whole.macs) & (self.parameters < self.whole.parameters)
 
+    def harms(self) -> NDArray[np.float64]:
+        """Return what each does to the network: -log of the part that is kept.
+
+        Layers stand one behind the other, so the parts that they keep multiply. For small losses it is the loss; that
+        next to nothing of a layer stays is never cheap.
+        """
+        return -np.log(np.maximum(1 - self.lost, np.finfo(np.float64).tiny))
+
     def saves(self, cost: Cost) -> NDArray[np.int64]:
         """Return how much each saves; below zero what costs more."""
         return self.whole.macs - self.macs if cost == "macs" else self.whole.parameters - self.parameters
@@ -125,12 +133,12 @@ def why_never(found: Choices, round_to: int, cost: Cost) -> str | None:
 
 
 def by_budget(layers: Mapping[str, Choices], saving: int, cost: Cost) -> dict[str, Candidate]:
-    """Return the ranks that together save so much, at little loss; layers that need not save are left out.
+    """Return the ranks that together save so much, with little harm; layers that need not save are left out.
 
-    Greedy by loss per unit saved (multiple-choice knapsack: Kellerer, Pferschy, Pisinger 2004, chapter 11). Of each
-    layer only the lower convex hull of loss over saving is looked at, on which a further unit never loses less than the
-    one before: so nothing loses less than this at the same saving, but for the last step, which saves more than it
-    must. That one is taken back to the ranks that lose least and still do.
+    Greedy by harm per unit saved (multiple-choice knapsack: Kellerer, Pferschy, Pisinger 2004, chapter 11). Of each
+    layer only the lower convex hull of harm over saving is looked at, on which a further unit never harms less than the
+    one before: so nothing harms less than this at the same saving, but for the last step, which saves more than it
+    must. That one is taken back to the ranks that harm least and still do.
 
     Args:
         layers: those of which some ranks pay.
@@ -159,17 +167,17 @@ def most(layers: Mapping[str, Choices], cost: Cost) -> int:
 
 
 def _steps(name: str, found: Choices, cost: Cost) -> Iterator[tuple[float, str, int]]:
-    """Yield (loss per unit saved, layer, index) along the hull of a layer, from the layer as it is on."""
-    saved, lost = found.saves(cost), found.lost
-    order = [int(index) for index in np.lexsort((lost, saved)) if found.pays()[index]]
+    """Yield (harm per unit saved, layer, index) along the hull of a layer, from the layer as it is on."""
+    saved, harm, paying = found.saves(cost), found.harms(), found.pays()
+    order = [int(index) for index in np.lexsort((harm, saved)) if paying[index]]
     hull: list[int] = []
 
     def slope(index: int, before: int | None) -> float:
-        origin = (0, 0.0) if before is None else (int(saved[before]), float(lost[before]))
-        return (float(lost[index]) - origin[1]) / max(int(saved[index]) - origin[0], 1)
+        origin = (0, 0.0) if before is None else (int(saved[before]), float(harm[before]))
+        return (float(harm[index]) - origin[1]) / max(int(saved[index]) - origin[0], 1)
 
     for index in order:
-        if hull and saved[index] == saved[hull[-1]]:  # it loses more and saves the same
+        if hull and saved[index] == saved[hull[-1]]:  # it harms more and saves the same
             continue
         while hull and slope(index, hull[-1]) <= slope(hull[-1], hull[-2] if len(hull) > 1 else None):
             hull.pop()
