@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edgekd import Recipe, models, run
 from edgekd import data as datasets
+from edgekd.artifact import Artifact
 from edgekd.compress import factorization, lowrank, pruning
 from edgekd.compress.factorization import FactorizedLinear, plan_ranks, replace_layers, restore
 from edgekd.distill.layers import layers, usual
@@ -22,6 +23,9 @@ from edgekd.distill.rehearsal import rehearse
 from edgekd.errors import StageError
 from edgekd.graph.macs import count_macs
 from edgekd.models import Description
+from edgekd.options import Data, Network
+from edgekd.stage import Inputs
+from edgekd.stages.distill import Options as Distillation
 from edgekd.stages.factorize import Options
 from edgekd.stages.prune import Options as Pruning
 from edgekd.training import networks
@@ -258,6 +262,42 @@ def test_a_layer_to_spare_that_does_not_exist_is_told_before_any_training():
 def test_the_stage_is_off_unless_asked_for():
     assert Recipe.of(**tiny()).options("factorize") is None
     assert Recipe.of(**tiny(factorize=True)).options("factorize") == Options(energy=0.9)
+
+
+@pytest.mark.parametrize("student", [None, {"batch_size": 50, "learning_rate": 0.03}])
+def test_it_is_trained_on_as_the_student_was_and_stored_with_its_edit(student, tmp_path, monkeypatch):
+    """The student's training options (or the teacher's, where there is none), but for the epochs and the rate."""
+    model = built(MLP)
+    for folder in ("model", "out"):
+        (tmp_path / folder).mkdir()
+    models.save(tmp_path / "model", MLP, model.state_dict())
+    source = Artifact(tmp_path / "model", "teacher", "", "", {})
+    blocks = {
+        "teacher": Network(model="mlp", learning_rate=0.006, batch_size=100),
+        "student": Network(model="mlp", **student) if student else None,
+        "distill": None,
+    }
+    seen = []
+    monkeypatch.setattr(factorization, "learn", lambda *args: seen.append(args) or {"validation": 0.5})
+    inputs = Inputs(
+        artifacts={"model": source, "teacher": source}, blocks=blocks, data_dir=None, task="classification", seed=0,
+        data_seed=0, data=Data(source="digits", train_samples=300), compute="cpu", variant="factorized",
+    )  # fmt: skip
+    facts = factorization.factorize(Options(energy=0.5, epochs=2), inputs, tmp_path / "out")
+    ((network, teaching, (teacher,), training, *_),) = seen
+    assert (training.epochs, training.batch_size) == (2, 50 if student else 100)
+    assert training.learning_rate == pytest.approx(0.01 if student else 0.002)
+    assert (teaching, teacher.role) == (Distillation(), "teacher")
+    rank = facts["factorized"][0]["ranks"][0]
+    assert facts["factorized"][0] == {
+        "layer": "1", "ranks": [rank], "kept": pytest.approx(0.5, abs=0.2),
+        "macs": [192 * 64, rank * 256], "weights": [192 * 64, rank * 256],
+    }  # fmt: skip
+    assert (facts["validation"], facts["before"]["macs"]) == (0.5, 192 * 64 + 64 * 48 + 48 * 5)
+    assert facts["refused"] == {"5": "too small: no multiple of 8 (round_to) is below its full rank"}
+    again, x = models.load(tmp_path / "out"), random(4, *SHAPE)
+    assert torch.equal(again(x), network(x))
+    assert facts["parameters"] == models.parameters(again)
 
 
 def test_the_whole_chain_with_a_factorized_network(unmeasured, tmp_path):
