@@ -104,7 +104,7 @@ def _distillation_problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _compression_problems(recipe: Recipe) -> Iterator[str]:
-    changing = [name for name in ("prune", "quantize") if recipe.options(name) is not None]
+    changing = [name for name in ("prune", "factorize", "quantize") if recipe.options(name) is not None]
     if recipe.options("distill") is None and _boxes(recipe) and changing:
         yield (
             f"{changing[0]}: the teacher is an ONNX file, which is taken as it is; give the network itself as model, "

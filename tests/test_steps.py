@@ -67,6 +67,16 @@ def test_the_whole_chain_in_the_order_of_the_work():
         known.add(step.label)
 
 
+def test_low_rank_comes_between_pruning_and_quantization():
+    made = {step.label: step for step in steps.steps(Recipe.of(**tiny(factorize=True)), BOX)}
+    assert [label for label in made if "[" not in label or label.startswith("quantize")] == [
+        "teacher", "targets", "distill", "prune", "factorize", "quantize[u8]",
+    ]  # fmt: skip
+    assert made["factorize"].needs == {"model": "prune", "teacher": "teacher", "targets": "targets"}
+    assert made["quantize[u8]"].needs == {"model": "factorize"}
+    assert list(exported(factorize={})) == ["teacher", "student", "factorized"]
+
+
 def test_pruning_goes_on_with_the_students_teachers_and_what_is_kept_of_them():
     made = {step.label: step for step in steps.steps(recipe(teacher=None, teachers=TWO, prune={}), BOX)}
     assert made["prune"].needs == {"model": "distill", **made["distill"].needs}
@@ -282,7 +292,7 @@ def test_what_a_black_box_cannot_give_is_not_asked_for(tmp_path):
     checks.check(recipe(teacher=box), {}, None)
     with pytest.raises(UsageError, match="attention asks for features, and teacher is an ONNX file"):
         checks.check(recipe(teacher=box, distill={"losses": ["kd", "attention"]}), {}, None)
-    for changes in ({"prune": {}}, {"quantize": {}}):
+    for changes in ({"prune": {}}, {"factorize": {}}, {"quantize": {}}):
         with pytest.raises(UsageError, match="the teacher is an ONNX file, which is taken as it is"):
             checks.check(recipe(teacher=box, distill=False, student=None, **changes), {}, None)
     checks.check(recipe(teacher=box, distill=False, student=None), {}, None)

@@ -70,7 +70,8 @@ def usual(found: Sequence[Layer], kind: str, role: str) -> str:
     maps = [layer.name for layer in found if len(layer.shape) == 3 and layer.shape[1] * layer.shape[2] > 1]
     if kind == "map" and maps:
         return maps[-1]
-    linear = [layer.name for layer in found if layer.kind == "Linear"]
+    # The two halves of a factorized layer end before it does.
+    linear = [layer.name for layer in found if layer.kind in ("Linear", "FactorizedLinear")]
     if linear:
         return linear[-1] + INPUT
     if maps:

@@ -10,10 +10,12 @@ from edgekd.data import Data
 from edgekd.distill.distill import objective
 from edgekd.distill.layers import Layer, layers
 from edgekd.distill.teachers import Source
+from edgekd.document import suggest
 from edgekd.errors import StageError
 from edgekd.options import Network, Teacher
 from edgekd.recipe import AUTO, Recipe
 from edgekd.stages.distill import Options
+from edgekd.stages.factorize import Options as Factorization
 from edgekd.training import networks
 from edgekd.training.blackbox import BlackBox
 from edgekd.training.engine import accelerate
@@ -29,6 +31,7 @@ def rehearse(recipe: Recipe, data: Data) -> None:
             trained and has nothing to train; a layer does not exist, or shapes fit no adapter.
     """
     built = {role: _built(role, network, recipe, data) for role, network in recipe.networks().items()}
+    _check_excluded(recipe, built["student" if "student" in built else "teacher"])
     distillation = recipe.options("distill")
     if not isinstance(distillation, Options):
         return
@@ -60,6 +63,15 @@ def _built(role: str, network: Network, recipe: Recipe, data: Data) -> nn.Module
     if network.epochs and not any(parameter.requires_grad for parameter in model.parameters()):
         raise StageError(f"{role}: the network has no parameter to train")
     return model
+
+
+def _check_excluded(recipe: Recipe, model: nn.Module) -> None:
+    """Refuse to spare layers that the network to be compressed does not have."""
+    options = recipe.options("factorize")
+    known = dict(model.named_modules())
+    for name in options.exclude if isinstance(options, Factorization) else ():
+        if name not in known:
+            raise StageError(f"factorize: no layer {name!r} to exclude{suggest(name, known)}")
 
 
 def _lesson(

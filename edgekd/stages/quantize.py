@@ -20,7 +20,7 @@ class Options(Frozen):
 
 STAGE = Stage(
     work="edgekd.compress.quantize:quantize",
-    after=("distill", "prune"),
+    after=("distill", "prune", "factorize"),
     consumes=("model",),
     makes="int8",
     per="scheme",
