@@ -102,6 +102,31 @@ def test_facts_tell_the_precision_that_ran(backend: Any, tmp_path: Path) -> None
     assert told == {"float": {"float32": 1}, "int8": {"int8": 1}}
 
 
+def test_facts_tell_for_how_long_each_layer_ran(backend: Any, tmp_path: Path) -> None:
+    feeds = {"input": samples(1)}
+    facts = backend.open(linear(tmp_path / "m.onnx", 1), {}, {"input": (1, 8)}).facts(feeds)
+    (product,) = [layer for layer in facts["layers"] if layer["computes"]]
+    assert all(isinstance(sample, int) and sample >= 0 for sample in product["times_ns"])
+    assert facts.get("times_reason") is None
+    if backend.runtime()["name"] == "onnxruntime":
+        assert len(product["times_ns"]) == 19  # of 20 runs, without the first
+    else:
+        assert len(product["times_ns"]) == 1
+        assert facts["times_of"] == "the mean of 20 runs of a profiled model"
+
+
+def test_a_profile_is_repeated_as_long_as_it_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(backends.time, "monotonic", lambda: clock[0])
+
+    def run(seconds: float) -> None:
+        clock[0] += seconds
+
+    assert backends.repeat(lambda: run(0.001)) == 20
+    assert backends.repeat(lambda: run(0.3)) == 4
+    assert backends.repeat(lambda: run(60)) == 2
+
+
 def test_quantized_outputs_are_near_the_float_ones(backend: Any, tmp_path: Path) -> None:
     feeds = {"input": samples(50)}
     logits = backend.open(quantized(tmp_path / "q.onnx"), {}).run(feeds)["logits"]
@@ -302,6 +327,7 @@ def test_openvino_on_an_accelerator(accelerated: Any, tmp_path: Path, device: st
     if plugin == "NPU":
         assert (facts["precision"], facts["layers"]) == ({}, [])
         assert "does not tell its layers" in facts["precision_reason"]
+        assert "does not time its layers" in facts["times_reason"]
     else:
         assert (facts["precision"], facts["precision_reason"]) == ({"float32": 1}, None)
 
