@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 import numpy as np
 
 from edgekd.agent import cudart, inspection, nvinfer
-from edgekd.agent.backends import repeat
 from edgekd.agent.cudart import DEVICE_TO_HOST, HOST_TO_DEVICE, Owned
 from edgekd.agent.errors import AgentError
 from edgekd.agent.nvinfer import LOG, trt
+from edgekd.agent.repeating import repeat
 
 if TYPE_CHECKING:
     import numpy.typing as npt

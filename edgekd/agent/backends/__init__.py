@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple, cast
@@ -31,10 +30,6 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
     Feeds = Mapping[str, npt.NDArray[Any]]
-
-
-_PROFILED_RUNS = 20
-_PROFILED_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -183,15 +178,6 @@ def count_precisions(layers: List[Dict[str, Any]]) -> Dict[str, int]:
         if layer["computes"]:
             counts[layer["precision"]] = counts.get(layer["precision"], 0) + 1
     return counts
-
-
-def repeat(run: Callable[[], object]) -> int:
-    """Run a profiled model several times, as often as a second allows, at least twice; return how often."""
-    deadline, count = time.monotonic() + _PROFILED_SECONDS, 0
-    while count < 2 or (count < _PROFILED_RUNS and time.monotonic() < deadline):
-        run()
-        count += 1
-    return count
 
 
 def _names(mapping: Mapping[str, Any]) -> str:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 import numpy as np
 
 from edgekd.agent import kernels
-from edgekd.agent.backends import Tensor, Throughput, check_feeds, count_precisions, repeat, take_options
+from edgekd.agent.backends import Tensor, Throughput, check_feeds, count_precisions, take_options
 from edgekd.agent.errors import AgentError
+from edgekd.agent.repeating import repeat
 
 try:
     import onnxruntime

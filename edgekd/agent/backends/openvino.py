@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 import numpy as np
 
 from edgekd.agent import primitives
-from edgekd.agent.backends import Tensor, Throughput, check_feeds, count_precisions, repeat, take_options
+from edgekd.agent.backends import Tensor, Throughput, check_feeds, count_precisions, take_options
 from edgekd.agent.errors import AgentError
 from edgekd.agent.primitives import PRECISIONS
+from edgekd.agent.repeating import repeat
 
 try:
     import openvino
@@ -39,6 +40,7 @@ FIXED_SHAPES = False
 
 _DEFAULTS: Dict[str, Any] = {"device": "CPU", "threads": 1, "inference_precision": "f32"}
 _CHOOSING = ("AUTO", "MULTI", "HETERO", "BATCH")
+_PROFILED_MODELS, _PROFILED_RUNS = 3, 8
 _CPU_KEYS = ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "NUM_STREAMS")
 
 
@@ -169,10 +171,10 @@ class OpenVinoSession:
 
     def facts(self, feeds: Feeds) -> Dict[str, Any]:
         """Read the compiled graph: which primitive each layer got, in which precision; and profile a second one."""
-        times, times_of, times_reason = self._profile(feeds)
-        reason, layers = None, []
+        layers, times_reason = self._profiled(feeds)
+        reason = None
         try:
-            layers = primitives.read_layers(self._compiled, times)
+            layers = layers or primitives.read_layers(self._compiled, {})
         except RuntimeError as error:  # a plugin need not tell; the NPU's does not
             reason = "the plugin does not tell its layers: %s" % error
         return {
@@ -183,32 +185,40 @@ class OpenVinoSession:
             "precision": count_precisions(layers),
             "precision_reason": reason,
             "layers": layers,
-            "times_of": times_of,
+            "times_of": None if times_reason else "the mean of up to %d runs of a profiled model" % _PROFILED_RUNS,
             "times_reason": times_reason,
         }
 
-    def _profile(self, feeds: Feeds) -> Tuple[Dict[str, List[int]], Optional[str], Optional[str]]:
-        """Return the time of each layer in a model compiled with counters, what a time is, and why there is none.
+    def _profiled(self, feeds: Feeds) -> Tuple[List[Dict[str, Any]], Optional[str]]:
+        """Return the layers of models compiled with counters, each with a time of each model; or why there are none.
 
-        Counters are means over all runs. The first one, which does what is done once, is taken out of them again.
+        A counter is the mean over all runs of a model, which one interruption spoils: so there are several models. The
+        first run, which does what is done once, is taken out of the mean again.
         """
         arrays = check_feeds(self.inputs, feeds)
+        try:
+            models = [self._profile(arrays) for _ in range(_PROFILED_MODELS)]
+        except (AgentError, RuntimeError) as error:  # a plugin need not count
+            return [], "the plugin does not time its layers: %s" % error
+        # Names that OpenVINO invents differ from model to model; the order does not.
+        times = [[time for layer in same for time in layer["times_ns"]] for same in zip(*models)]
+        return [{**layer, "times_ns": samples} for layer, samples in zip(models[0], times)], None
+
+    def _profile(self, arrays: Dict[str, Array]) -> List[Dict[str, Any]]:
+        """Return the layers of a fresh model with one time each."""
         shapes = {name: array.shape for name, array in arrays.items()}
         hints = {**_latency(self._options["threads"]), "PERF_COUNT": True}
-        try:
-            compiled = _compile(_read(self._path), self._options, shapes, hints, self._path.name)
-            request = compiled.create_infer_request()
-            for name, array in arrays.items():
-                request.set_tensor(_port(compiled, name), openvino.Tensor(array))
-            request.infer()
-            first = primitives.read_counters(request)
-            runs = repeat(request.infer)
-            means = primitives.read_counters(request)
-        except (AgentError, RuntimeError) as error:  # a plugin need not count
-            return {}, None, "the plugin does not time its layers: %s" % error
-        later = {name: (runs + 1) * mean - first.get(name, 0) for name, mean in means.items()}
-        times = {name: [max(0, round(total / runs))] for name, total in later.items()}
-        return times, "the mean of %d runs of a profiled model" % runs, None
+        compiled = _compile(_read(self._path), self._options, shapes, hints, self._path.name)
+        request = compiled.create_infer_request()
+        for name, array in arrays.items():
+            request.set_tensor(_port(compiled, name), openvino.Tensor(array))
+        request.infer()
+        first = primitives.read_counters(request)
+        runs = repeat(request.infer, _PROFILED_RUNS)
+        later = {
+            name: (runs + 1) * mean - first.get(name, 0) for name, mean in primitives.read_counters(request).items()
+        }
+        return primitives.read_layers(compiled, {name: [max(0, round(time / runs))] for name, time in later.items()})
 
 
 def _latency(threads: int) -> Dict[str, Any]:
