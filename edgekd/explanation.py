@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from edgekd.errors import DeviceError, StageError, UsageError
 from edgekd.graph.anatomy import Anatomy, dissect
 from edgekd.graph.layer_sqnr import layer_sqnr_db
 from edgekd.graph.lint import GraphFacts, read
-from edgekd.graph.peak import peak_model
+from edgekd.graph.peak import SIZES, peak_macs, peak_model
 from edgekd.making import Show
 from edgekd.profiles import Handling
 from edgekd.report import latency
@@ -36,7 +37,8 @@ from edgekd.report.why.reading import gather
 from edgekd.stages.measure import Options as Measuring
 
 SCHEMA = 1
-MODEL, FLOAT, PEAK_FLOAT, PEAK_INTEGER = "model", "float", "peak-float", "peak-integer"
+MODEL, FLOAT = "model", "float"
+_PEAKS = {f"peak-{form}-{size}": (form, size) for form in ("floats", "integers") for size in SIZES}
 _SAMPLES = 16
 _MEASURING = Measuring(quick=True, processes=1, seconds=0.5, inferences=100)
 
@@ -138,8 +140,14 @@ def _explained(
         "layers": [asdict(one) for one in evidence.ran],
         "times_of": facts.get("times_of"),
         "times_reason": facts.get("times_reason"),
-        "roofline": roofline(content["variants"], p50, MODEL, macs, content["batch_size"]),
-        "sqnr_db": {name: None if db == float("inf") else db for name, db in sqnr.items()},
+        "roofline": roofline(
+            content["variants"],
+            p50,
+            MODEL,
+            None if macs is None else macs * content["batch_size"],
+            {name: peak_macs(size) for name, (_, size) in _PEAKS.items()},
+        ),
+        "sqnr_db": {name: db if isfinite(db) else None for name, db in sqnr.items()},
         "findings": [asdict(finding) for finding in find(evidence)],
     }
 
@@ -178,9 +186,9 @@ def _peaks(folder: Path, model: ModelProto, device: Device) -> dict[str, Path]:
         "limit": 64 if chosen.reduce_range else 127,
     }
     written = {}
-    for name, form in ((PEAK_FLOAT, None), (PEAK_INTEGER, integers)):
+    for name, (form, size) in _PEAKS.items():
         written[name] = folder / "models" / f"{name}.onnx"
-        onnx.save(peak_model(inputs, form), written[name])
+        onnx.save(peak_model(inputs, size, integers if form == "integers" else None), written[name])
     return written
 
 

@@ -12,23 +12,30 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-CHANNELS, SIZE, CONVOLUTIONS = 64, 28, 4  # of those tried, ONNX Runtime and OpenVINO were fastest on these
-MACS = CONVOLUTIONS * CHANNELS**2 * 9 * SIZE**2
-"""Multiply-accumulates of the convolutions."""
+CHANNELS, CONVOLUTIONS = 64, 4
+SIZES = (14, 28)
+"""Of the images: those on which ONNX Runtime and OpenVINO were fastest; which of the two is, depends on caches."""
 _OPSET, _IR = 17, 8
 _SCALE = 0.05
+_PREFIX = "edgekd/peak/"
 
 
-def peak_model(inputs: Sequence[ValueInfoProto], integers: Mapping[str, Any] | None) -> ModelProto:
+def peak_macs(size: int) -> int:
+    """Return the multiply-accumulates of the convolutions."""
+    return CONVOLUTIONS * CHANNELS**2 * 9 * size**2
+
+
+def peak_model(inputs: Sequence[ValueInfoProto], size: int, integers: Mapping[str, Any] | None) -> ModelProto:
     """Return the network.
 
     Args:
+        size: of its images.
         inputs: as the other network declares them.
         integers: None for floats, else {"activations": "u8" or "s8", "symmetric": bool, "limit": largest weight}.
     """
     generator = np.random.default_rng(0)
-    nodes, constants = _seed(inputs)
-    value = "image"
+    nodes, constants = _seed(inputs, size)
+    value = "start"
     if integers is not None:
         value = _pair(nodes, constants, "in", value, integers)
     for index in range(CONVOLUTIONS):
@@ -40,28 +47,40 @@ def peak_model(inputs: Sequence[ValueInfoProto], integers: Mapping[str, Any] | N
         if integers is not None:
             value = _pair(nodes, constants, f"a{index}", value, integers, positive=True)
     nodes.append(helper.make_node("GlobalAveragePool", [value], ["peak"], "peak"))
+    _set_apart(nodes, constants)
     graph = helper.make_graph(
         nodes,
         "peak",
         list(inputs),
-        [helper.make_tensor_value_info("peak", TensorProto.FLOAT, [1, CHANNELS, 1, 1])],
+        [helper.make_tensor_value_info(f"{_PREFIX}peak", TensorProto.FLOAT, [1, CHANNELS, 1, 1])],
         constants,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
 
 
-def _seed(inputs: Sequence[ValueInfoProto]) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Return the nodes that make the image "image" [1, channels, size, size] of all inputs."""
+def _seed(inputs: Sequence[ValueInfoProto], size: int) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Return the nodes that make the image "start" [1, channels, size, size] of all inputs."""
     nodes = []
     for index, value in enumerate(inputs):
         cast = helper.make_node("Cast", [value.name], [f"cast{index}"], f"cast{index}", to=TensorProto.FLOAT)
         mean = helper.make_node("ReduceMean", [f"cast{index}"], [f"mean{index}"], f"mean{index}", keepdims=0)
         nodes += [cast, mean]
     means = [f"mean{index}" for index in range(len(inputs))]
-    image = np.random.default_rng(1).standard_normal((1, CHANNELS, SIZE, SIZE)).astype(np.float32)
+    image = np.random.default_rng(1).standard_normal((1, CHANNELS, size, size)).astype(np.float32)
     nodes.append(helper.make_node("Sum", means, ["means"], "means"))
-    nodes.append(helper.make_node("Add", ["constant", "means"], ["image"], "image"))
+    nodes.append(helper.make_node("Add", ["constant", "means"], ["start"], "start"))
     return nodes, [numpy_helper.from_array(image, "constant")]
+
+
+def _set_apart(nodes: Sequence[NodeProto], constants: Sequence[TensorProto]) -> None:
+    """Give all values names that no input of the other network has."""
+    own = {name for node in nodes for name in node.output} | {tensor.name for tensor in constants}
+    for node in nodes:
+        node.name = f"{_PREFIX}{node.name}"
+        for names in (node.output,) if node.op_type == "Cast" else (node.input, node.output):  # casts take the inputs
+            names[:] = [f"{_PREFIX}{name}" if name in own else name for name in names]
+    for tensor in constants:
+        tensor.name = f"{_PREFIX}{tensor.name}"
 
 
 def _pair(

@@ -28,6 +28,9 @@ class Network:
         outlier: by how much the first channel of c2's weight is larger than the others.
         transposed: a transposed convolution behind c4, for which ONNX Runtime has no integer kernel.
         late: a Sigmoid between c4 and its QuantizeLinear.
+        limit: the largest integer of weights.
+        zero: the zero point of positive values, above the least.
+        bias_scale: what the scale of biases is wrong by.
     """
 
     channels: int = 32
@@ -40,6 +43,8 @@ class Network:
     transposed: bool = False
     late: bool = False
     limit: int = 64
+    zero: int = 0
+    bias_scale: float = 1.0
     nodes: list[Any] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
 
@@ -96,7 +101,7 @@ class Network:
         if not self.quantized:
             return source
         kind = np.iinfo(self.dtype)
-        zero = kind.min if positive else (int(kind.min) + int(kind.max) + 1) // 2
+        zero = int(kind.min) + self.zero if positive else (int(kind.min) + int(kind.max) + 1) // 2
         taken = [self.constant(f"{name}_s", SCALE), self.constant(f"{name}_z", zero, self.dtype)]
         return self.node("DequantizeLinear", name, self.node("QuantizeLinear", f"{name}_q", source, *taken), *taken)
 
@@ -111,7 +116,7 @@ class Network:
         scale = np.abs(values).max(others if self.per_channel else None, keepdims=True) / self.limit
         flat = scale.reshape(-1) if self.per_channel else scale.reshape(())
         weight = self.dequantized(f"{name}.weight", np.round(values / scale), flat, np.int8, axis)
-        bias = self.dequantized(f"{name}.bias", zeros, flat * SCALE, np.int32, 0)
+        bias = self.dequantized(f"{name}.bias", zeros, flat * SCALE * self.bias_scale, np.int32, 0)
         return self.node(kind, name, source, weight, bias, **attributes)
 
     def dequantized(self, name: str, integers: np.ndarray, scale: np.ndarray, dtype: Any, axis: int) -> str:
