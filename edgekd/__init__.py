@@ -15,6 +15,7 @@ from edgekd.version import __version__
 
 if TYPE_CHECKING:
     from edgekd.benchmark import bench as bench
+    from edgekd.explanation import explain as explain
     from edgekd.pipeline import Result as Result
     from edgekd.pipeline import run as run
     from edgekd.recipe import Recipe as Recipe
@@ -23,9 +24,10 @@ _PUBLIC = {
     "Recipe": "edgekd.recipe",
     "Result": "edgekd.pipeline",
     "bench": "edgekd.benchmark",
+    "explain": "edgekd.explanation",
     "run": "edgekd.pipeline",
 }
-__all__ = ["Recipe", "Result", "__version__", "bench", "run"]
+__all__ = ["Recipe", "Result", "__version__", "bench", "explain", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,7 @@ REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
-class _Feeds:
+class Feeds:
     """What the files are fed with.
 
     Args:
@@ -88,14 +88,14 @@ def bench(
     if out is not None:
         rundir.check_target(Path(out))
     places, problems = placing.place(devices, bundle=handling.bundle, lock_clocks=handling.lock_clocks, say=show.say)
-    facts = _inspected(files, measuring.batch_size, problems)
-    feeds = _feeds(next(iter(facts.values())), data, data_dir, measuring.batch_size)
+    facts = inspected(files, measuring.batch_size, problems)
+    feeds = feeds_of(next(iter(facts.values())), data, data_dir, measuring.batch_size)
     opened = artifact.open_store(store or artifact.default_root(), show.say)
     run_id = rundir.new_id("bench", started)
     target = Path(out) if out is not None else opened.root / "runs" / run_id
     reference = REFERENCE if against is not None else None
     with rundir.replacing(target) as folder:
-        copies = _copies(folder, files, facts)
+        copies = copy_models(folder, files, facts)
         order = Order(
             name, places[name].device, copies, reference, feeds.splits, feeds.latency, measuring, handling.lock_clocks
         )
@@ -143,7 +143,7 @@ def _named(models: Sequence[Path | str], against: Path | str | None) -> dict[str
     return files
 
 
-def _inspected(files: Mapping[str, Path], batch: int, problems: list[str]) -> dict[str, GraphFacts]:
+def inspected(files: Mapping[str, Path], batch: int, problems: list[str]) -> dict[str, GraphFacts]:
     """Return what is in the files.
 
     Args:
@@ -197,7 +197,7 @@ def _shown(facts: GraphFacts) -> str:
     return ", ".join(f"{one.name} {one.dtype}{list(one.shape)}" for one in facts.inputs)
 
 
-def _copies(folder: Path, files: Mapping[str, Path], facts: Mapping[str, GraphFacts]) -> dict[str, Path]:
+def copy_models(folder: Path, files: Mapping[str, Path], facts: Mapping[str, GraphFacts]) -> dict[str, Path]:
     """Copy the files into the run's folder, each with its weights in it."""
     (folder / "models").mkdir()
     copies = {name: folder / "models" / f"{name}.onnx" for name in files}
@@ -212,14 +212,14 @@ def _copies(folder: Path, files: Mapping[str, Path], facts: Mapping[str, GraphFa
     return copies
 
 
-def _feeds(facts: GraphFacts, data: str | None, data_dir: Path | None, batch: int) -> _Feeds:
+def feeds_of(facts: GraphFacts, data: str | None, data_dir: Path | None, batch: int) -> Feeds:
     """Return the inputs that all files are fed with.
 
     Raises:
         UsageError: the data are not what the network takes.
     """
     if data is None:
-        return _Feeds(random_inputs(facts, batch))
+        return Feeds(random_inputs(facts, batch))
     recipe = Recipe.load(data) if data.endswith((".yaml", ".yml")) else None
     options, seed = (recipe.data, recipe.seed) if recipe else (DataOptions(source=data), 0)
     loaded = datasets.of_recipe(options, seed, data_dir)
@@ -233,7 +233,7 @@ def _feeds(facts: GraphFacts, data: str | None, data_dir: Path | None, batch: in
     if batch > len(samples):
         raise UsageError(f"--batch-size {batch}: the test split of {data} has {len(samples)} samples")
     splits = {"test": loaded.test, "validation": loaded.validation}
-    return _Feeds(
+    return Feeds(
         latency={port.name: samples[:batch]},
         splits={name: {port.name: split.inputs} for name, split in splits.items()},
         labels={name: split.targets for name, split in splits.items()},

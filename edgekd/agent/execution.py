@@ -15,6 +15,7 @@ from edgekd.agent import cudart, inspection, nvinfer
 from edgekd.agent.cudart import DEVICE_TO_HOST, HOST_TO_DEVICE, Owned
 from edgekd.agent.errors import AgentError
 from edgekd.agent.nvinfer import LOG, trt
+from edgekd.agent.repeating import repeat
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -155,6 +156,21 @@ class Execution:
             )
         return gpu_ns, host_ns
 
+    def profile(self, arrays: Mapping[str, Array]) -> Dict[str, List[int]]:
+        """Return the time of each layer on the GPU, in nanoseconds, in several runs.
+
+        TensorRT's profiler stays attached and slows every later run: nothing may be timed afterwards.
+        """
+        times: Dict[str, List[int]] = {}
+        wait = self._cuda.synchronize(self._stream)
+        with contextlib.ExitStack() as own:
+            profiler = _profiler(times)
+            self._context.profiler = profiler
+            for step in (*self._uploads(arrays, own), wait):
+                step()
+            repeat(_in_turn([self._execute, wait]))
+        return {name: samples[1:] for name, samples in times.items()}  # the first run attaches the profiler
+
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream.handle):
             raise AgentError("TensorRT failed to run the engine: %s" % LOG.said())
@@ -190,6 +206,19 @@ def _in_turn(steps: List[Step]) -> Step:
             step()
 
     return run
+
+
+def _profiler(times: Dict[str, List[int]]) -> Any:
+    """Return what TensorRT tells the milliseconds of each layer after a run."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            times.setdefault(layer_name, []).append(round(1e6 * ms))
+
+    return Profiler()
 
 
 def _ports(

@@ -23,6 +23,7 @@ COMMANDS = {
     "pipeline": "Distill, prune, quantize, export, validate and measure: the whole chain, one verdict.",
     "study": "Say whether the teacher helps: methods and seeds, with and without it.",
     "bench": "Measure ONNX files side by side on a device.",
+    "explain": "Say why a model is as slow, or as inexact, as it is on a device.",
     "report": "Rebuild a run's report, and complete it with what devices gave.",
     "recipe": "List, show, copy and check recipes.",
     "device": "List and show device profiles, and probe devices.",

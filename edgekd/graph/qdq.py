@@ -10,16 +10,16 @@ Sources: TensorRT's documentation of explicit quantization, and the importer of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from edgekd.graph.links import Links, channel_axis, is_dequantized, link, name_of
 from edgekd.graph.lint import LAYER_OPERATORS
 
-_MOVES = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _INTEGER_OPERATORS = ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "ConvInteger", "MatMulInteger")
 _SHOWN = 3
 
@@ -43,42 +43,19 @@ class Refusal:
         return f"{self.node} {self.reason}: {self.remedy}"
 
 
-@dataclass(frozen=True)
-class _Graph:
-    """Who makes and who takes each value."""
-
-    producers: Mapping[str, NodeProto]
-    users: Mapping[str, list[NodeProto]]
-    constants: Mapping[str, TensorProto]
-    outputs: frozenset[str]
-
-    def origin(self, name: str) -> NodeProto | None:
-        """Return the node that computed a value, looking through those that only moved it."""
-        node = self.producers.get(name)
-        while node is not None and node.op_type in _MOVES:
-            node = self.producers.get(node.input[0])
-        return node
-
-    def stored(self, node: NodeProto) -> TensorProto | None:
-        """Return the constant that a Q or DQ, or the Q before a DQ, takes its values from."""
-        before = self.producers.get(node.input[0])
-        source = before.input[0] if before is not None and before.op_type == "QuantizeLinear" else node.input[0]
-        return self.constants.get(source)
-
-
 def problems(proto: ModelProto) -> list[Refusal]:
     """Return what TensorRT would refuse of a quantized model, or would not run as integers; nothing for a float one.
 
     Only the main graph is looked at: quantizers do not reach into loops and branches.
     """
-    graph = _read(proto.graph)
+    graph = link(proto.graph)
     found: list[Refusal] = []
     for node in proto.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.domain in ("", "ai.onnx"):
             found += _pair_problems(node, graph)
         elif node.op_type.startswith(_INTEGER_OPERATORS) or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             reason = f"is an operator of ONNX Runtime, {node.domain}" if node.domain else "computes on integers itself"
-            found.append(Refusal(_name(node), reason, "quantize with pairs of QuantizeLinear and DequantizeLinear"))
+            found.append(Refusal(name_of(node), reason, "quantize with pairs of QuantizeLinear and DequantizeLinear"))
         elif node.op_type in LAYER_OPERATORS:
             found += _layer_problems(node, graph)
         elif node.op_type == "Add":
@@ -95,9 +72,9 @@ def refusal(proto: ModelProto) -> str | None:
     return f"TensorRT does not take this quantization: {'; '.join(fatal[:_SHOWN])}{more}"
 
 
-def _pair_problems(node: NodeProto, graph: _Graph) -> Iterator[Refusal]:
+def _pair_problems(node: NodeProto, graph: Links) -> Iterator[Refusal]:
     """Yield what is wrong with one Q or DQ."""
-    name = _name(node)
+    name = name_of(node)
     scale = graph.constants.get(node.input[1])
     if scale is None:
         yield Refusal(name, "has a scale that is computed while the network runs", "calibrate: scales are constants")
@@ -118,9 +95,9 @@ def _pair_problems(node: NodeProto, graph: _Graph) -> Iterator[Refusal]:
             yield Refusal(name, "has no QuantizeLinear before it", "integers come to a DQ from a Q only")
 
 
-def _integer_problems(node: NodeProto, graph: _Graph) -> Iterator[Refusal]:
+def _integer_problems(node: NodeProto, graph: Links) -> Iterator[Refusal]:
     """Yield what is wrong with the integers: they must be signed, of 8 bits, around zero."""
-    name = _name(node)
+    name = name_of(node)
     before = graph.origin(node.input[0])
     softmax = before is not None and before.op_type == "Softmax"
     remedy = _FLOAT_SOFTMAX if softmax else _SYMMETRIC
@@ -134,7 +111,7 @@ def _integer_problems(node: NodeProto, graph: _Graph) -> Iterator[Refusal]:
         yield Refusal(name, f"uses {TensorProto.DataType.Name(kind).lower()}", remedy)
 
 
-def _integer_type(node: NodeProto, graph: _Graph, zero_point: TensorProto | None) -> int:
+def _integer_type(node: NodeProto, graph: Links, zero_point: TensorProto | None) -> int:
     """Return the type of the integers of a Q or DQ."""
     if zero_point is not None:
         return zero_point.data_type
@@ -147,20 +124,20 @@ def _integer_type(node: NodeProto, graph: _Graph, zero_point: TensorProto | None
     return chosen or TensorProto.UINT8
 
 
-def _channel_problems(node: NodeProto, stored: TensorProto | None, graph: _Graph) -> Iterator[Refusal]:
+def _channel_problems(node: NodeProto, stored: TensorProto | None, graph: Links) -> Iterator[Refusal]:
     """Yield what is wrong with several scales: they are for weights, one for each output channel."""
     if stored is None:
-        yield Refusal(_name(node), "has a scale for each channel of an activation", _PER_TENSOR)
+        yield Refusal(name_of(node), "has a scale for each channel of an activation", _PER_TENSOR)
         return
     rank = len(stored.dims)
     for user, axis in _layers_behind(node, axis_of(node, rank), graph):
-        wanted = _channel_axis(user, rank)
+        wanted = channel_axis(user, rank)
         if axis != wanted:
-            reason = f"has its scales along axis {axis} of the weight of {_name(user)}"
-            yield Refusal(_name(node), reason, f"scale its output channels, which are axis {wanted}")
+            reason = f"has its scales along axis {axis} of the weight of {name_of(user)}"
+            yield Refusal(name_of(node), reason, f"scale its output channels, which are axis {wanted}")
 
 
-def _layers_behind(node: NodeProto, axis: int, graph: _Graph) -> Iterator[tuple[NodeProto, int]]:
+def _layers_behind(node: NodeProto, axis: int, graph: Links) -> Iterator[tuple[NodeProto, int]]:
     """Yield the layers that have a value as their weight, and where an axis of the value is in it."""
     for user in graph.users.get(node.output[0], []):
         if user.op_type == "DequantizeLinear":
@@ -172,68 +149,40 @@ def _layers_behind(node: NodeProto, axis: int, graph: _Graph) -> Iterator[tuple[
             yield user, axis
 
 
-def _layer_problems(node: NodeProto, graph: _Graph) -> Iterator[Refusal]:
+def _layer_problems(node: NodeProto, graph: Links) -> Iterator[Refusal]:
     """Yield that a layer computes in float, because only one of its two operands is quantized."""
-    quantized = [_is_dequantized(name, graph) for name in node.input[:2]]
+    quantized = [is_dequantized(name, graph) for name in node.input[:2]]
     if len(quantized) == 2 and quantized[0] != quantized[1]:
         has, lacks = ("input", "weight") if quantized[0] else ("weight", "input")
-        yield Refusal(_name(node), f"computes in float: its {has} is quantized, its {lacks} is not",
+        yield Refusal(name_of(node), f"computes in float: its {has} is quantized, its {lacks} is not",
                       f"quantize its {lacks} too", fatal=False)  # fmt: skip
 
 
-def _addition_problems(node: NodeProto, graph: _Graph) -> Iterator[Refusal]:
+def _addition_problems(node: NodeProto, graph: Links) -> Iterator[Refusal]:
     """Yield that a residual addition computes in float, because one branch is quantized and the other is not.
 
     A branch may also be a quantized layer's own output: TensorRT adds the other branch within that layer's kernel.
     """
     if any(name in graph.constants for name in node.input):
         return
-    dequantized = [_is_dequantized(name, graph) for name in node.input]
+    dequantized = [is_dequantized(name, graph) for name in node.input]
     if not any(dequantized) or all(dequantized):
         return
     other = graph.origin(node.input[dequantized.index(False)])
     if other is not None and _is_quantized_layer(other, graph):
         return
-    yield Refusal(_name(node), "computes in float: one of its branches is quantized, the other is not",
+    yield Refusal(name_of(node), "computes in float: one of its branches is quantized, the other is not",
                   "quantize both inputs of residual additions (`quantize_add: true`)", fatal=False)  # fmt: skip
 
 
-def _is_quantized_layer(node: NodeProto, graph: _Graph) -> bool:
-    return node.op_type in LAYER_OPERATORS and all(_is_dequantized(name, graph) for name in node.input[:2])
-
-
-def _is_dequantized(name: str, graph: _Graph) -> bool:
-    origin = graph.origin(name)
-    return origin is not None and origin.op_type == "DequantizeLinear"
-
-
-def _channel_axis(layer: NodeProto, rank: int) -> int:
-    """Return the axis of a layer's weight along which its output channels lie."""
-    if layer.op_type == "Gemm":
-        return 0 if any(attribute.name == "transB" and attribute.i for attribute in layer.attribute) else 1
-    return {"Conv": 0, "ConvTranspose": 1}.get(layer.op_type, rank - 1)
+def _is_quantized_layer(node: NodeProto, graph: Links) -> bool:
+    return node.op_type in LAYER_OPERATORS and all(is_dequantized(name, graph) for name in node.input[:2])
 
 
 def axis_of(node: NodeProto, rank: int) -> int:
     """Return the axis along which a Q or DQ has its scales."""
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
     return axis + rank if axis < 0 else axis
-
-
-def _read(graph: GraphProto) -> _Graph:
-    users: dict[str, list[NodeProto]] = {}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            constants[node.output[0]] = node.attribute[0].t
-    producers = {name: node for node in graph.node for name in node.output}
-    return _Graph(producers, users, constants, frozenset(value.name for value in graph.output))
-
-
-def _name(node: NodeProto) -> str:
-    return node.name or f"{node.op_type} -> {node.output[0]}"
 
 
 def _few(values: NDArray[np.generic]) -> str:

@@ -13,6 +13,7 @@ from edgekd.report import devices, html, roles
 from edgekd.report.evidence import Run, read_run
 from edgekd.report.precisions import float_counterpart
 from edgekd.report.verdict import FAILED, NOT_MEASURED, PASSED, judge
+from edgekd.report.why.reading import of_variant
 
 SCHEMA = 1
 NOT_REACHED = ("unreachable", "pending")
@@ -88,6 +89,8 @@ def _device(run: Run, name: str, task: tasks.Task, gates: dict[str, Any]) -> dic
     for own, variant in variants.items():
         names = chain if own in chain else list(variants)
         variant["float_counterpart"] = float_counterpart(own, names, pipeline=pipeline and own in chain)
+    for own, variant in variants.items():
+        variant["why"] = of_variant(run.measurements[name].content, own, device) if there else []
     return {**device, "verdict": judge(device, gates=gates, reference=reference)}
 
 

@@ -145,9 +145,16 @@ def _alone(content: Mapping[str, Any]) -> dict[str, Any]:
         "throughput_threads": throughput["threads"] if throughput else None,
         **{key: content.get(key) for key in ("load_ns", "cold_start_ns", "peak_memory_bytes")},
         "precision": facts.get("precision"),
-        "facts": {key: value for key, value in facts.items() if key not in _RAW},
+        "facts": {key: value for key, value in facts.items() if key not in _RAW} | _layers(facts),
         "prepare": content.get("prepare") or {},
     }
+
+
+def _layers(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What is shown of the layers: their raw times stay in the measurement."""
+    if "layers" not in facts:
+        return {}
+    return {"layers": [{key: layer[key] for key in ("name", "type", "precision")} for layer in facts["layers"]]}
 
 
 def _class_names(run: Run) -> list[str]:

@@ -55,6 +55,10 @@ class Layer(Part):
     name: str | None = None
     type: str | None = None
     precision: str | None = None
+    computes: bool = False
+    input: str | None = None
+    origins: tuple[str, ...] = ()
+    times_ns: tuple[Count, ...] = ()
 
 
 class Facts(Open):

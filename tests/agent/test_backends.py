@@ -102,6 +102,19 @@ def test_facts_tell_the_precision_that_ran(backend: Any, tmp_path: Path) -> None
     assert told == {"float": {"float32": 1}, "int8": {"int8": 1}}
 
 
+def test_facts_tell_for_how_long_each_layer_ran(backend: Any, tmp_path: Path) -> None:
+    feeds = {"input": samples(1)}
+    facts = backend.open(linear(tmp_path / "m.onnx", 1), {}, {"input": (1, 8)}).facts(feeds)
+    (product,) = [layer for layer in facts["layers"] if layer["computes"]]
+    assert all(isinstance(sample, int) and sample >= 0 for sample in product["times_ns"])
+    assert facts.get("times_reason") is None
+    if backend.runtime()["name"] == "onnxruntime":
+        assert len(product["times_ns"]) == 19  # of 20 runs, without the first
+    else:
+        assert len(product["times_ns"]) == 3  # of three models
+        assert facts["times_of"] == "the mean of up to 8 runs of a profiled model"
+
+
 def test_quantized_outputs_are_near_the_float_ones(backend: Any, tmp_path: Path) -> None:
     feeds = {"input": samples(50)}
     logits = backend.open(quantized(tmp_path / "q.onnx"), {}).run(feeds)["logits"]
@@ -302,6 +315,7 @@ def test_openvino_on_an_accelerator(accelerated: Any, tmp_path: Path, device: st
     if plugin == "NPU":
         assert (facts["precision"], facts["layers"]) == ({}, [])
         assert "does not tell its layers" in facts["precision_reason"]
+        assert "does not time its layers" in facts["times_reason"]
     else:
         assert (facts["precision"], facts["precision_reason"]) == ({"float32": 1}, None)
 

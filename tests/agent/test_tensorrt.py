@@ -19,6 +19,7 @@ from edgekd.agent.errors import AgentError
 
 from .fakes import loading, tensorrt_api
 from .fakes.bindings import releases
+from .fakes.execution import PROFILED_MS
 from .networks import linear, quantized, samples, save, undefined, weights
 
 FEEDS = {"input": samples(2)}
@@ -116,6 +117,14 @@ def test_a_graph_is_told(backend: Any, tmp_path: Path) -> None:
         assert len(facts["gpu_ns"]) == len(facts["host_ns"]) == 50
         assert np.median(facts["gpu_ns"]) <= np.median(facts["host_ns"])
     assert told == {False: "kernels", True: "copies and kernels"}
+
+
+def test_the_profiler_tells_the_time_of_each_layer(backend: Any, tmp_path: Path) -> None:
+    facts = backend.open(linear(tmp_path / "m.onnx"), {}, SHAPES).facts(FEEDS)
+    assert [layer["times_ns"] for layer in facts["layers"]] == [
+        [round(1e6 * PROFILED_MS * place)] * 19 for place in range(1, len(facts["layers"]) + 1)
+    ]
+    assert facts["times_reason"] is None
 
 
 def test_a_host_that_does_not_wait_for_the_gpu_is_refused(

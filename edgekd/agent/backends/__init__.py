@@ -69,6 +69,9 @@ class Session(Protocol):
     def facts(self, feeds: Feeds) -> Dict[str, Any]:
         """Tell what really runs: {"provider", "precision": {precision: layers}, "layers": [...], ...}.
 
+        A layer is {"name", "type", "precision", "computes"}, "origins" where the runtime tells which of the file's
+        nodes it came from, "input" where it tells the type of its first input, and "times_ns", one sample for each
+        profiled run. "times_of" says what a sample is, "times_reason" why there are none.
         It may load the model a second time to find out, so it is never called in a process that times.
         """
 

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 
 import numpy as np
 
+from edgekd.agent import kernels
 from edgekd.agent.backends import Tensor, Throughput, check_feeds, count_precisions, take_options
 from edgekd.agent.errors import AgentError
+from edgekd.agent.repeating import repeat
 
 try:
     import onnxruntime
@@ -50,11 +52,6 @@ _ERROR_NAMES = [
 ]
 _ERROR_NAMES += ["NotImplemented", "InvalidGraph", "EPFail"]
 _ERRORS = tuple(getattr(_state, name) for name in _ERROR_NAMES if hasattr(_state, name))
-
-_TYPES = {"float": "float32", "double": "float64"}  # the others are called as in numpy
-
-_INTEGER_OPS = ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "ConvInteger", "MatMulInteger")
-_COMPUTING = ("Conv", "Gemm", "MatMul", "Attention", "LSTM", "GRU", "RNN", "Einsum")
 
 # Identity on one float: a whole ONNX file of 67 bytes, to make the runtime allocate what it keeps for the process.
 _IDENTITY = (
@@ -196,15 +193,8 @@ class OnnxRuntimeSession:
         return dict(zip(names, (np.asarray(value) for value in values)))
 
     def facts(self, feeds: Feeds) -> Dict[str, Any]:
-        """Profile one run of a second session: which kernels ran, on which provider, in which precision."""
-        with tempfile.TemporaryDirectory() as folder:
-            options = _session_options(self._options["threads"])
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            session = _load(self._path, self._options, options)
-            session.run(None, check_feeds(self.inputs, feeds))
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        layers = [_layer(event) for event in events if _is_kernel(event)]
+        """Profile a second session: which kernels ran, on which provider, in which precision, and for how long."""
+        layers = kernels.read_layers(self._profile(feeds))
         nodes: Dict[str, int] = {}
         for layer in layers:
             nodes[layer["provider"]] = nodes.get(layer["provider"], 0) + 1
@@ -215,7 +205,20 @@ class OnnxRuntimeSession:
             "static_shapes": all(None not in tensor.shape for tensor in self.inputs),
             "precision": count_precisions(layers),
             "layers": layers,
+            "times_of": "a run of a profiled session",
         }
+
+    def _profile(self, feeds: Feeds) -> List[Dict[str, Any]]:
+        """Return the events of a profile; its first run allocates what later ones find, and is among them."""
+        arrays = check_feeds(self.inputs, feeds)
+        with tempfile.TemporaryDirectory() as folder:
+            options = _session_options(self._options["threads"])
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = _load(self._path, self._options, options)
+            repeat(lambda: session.run(None, arrays))
+            events: List[Dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        return events
 
 
 def _session_options(threads: int) -> Any:
@@ -257,24 +260,4 @@ def _axis(axis: Any) -> Optional[int]:
 def _numpy_type(name: str) -> str:
     """Return the numpy name of "tensor(float)"."""
     inner = name[len("tensor(") : -1] if name.startswith("tensor(") else name
-    return _TYPES.get(inner, inner)
-
-
-def _is_kernel(event: Mapping[str, Any]) -> bool:
-    return event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time")
-
-
-def _layer(event: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return what one kernel of a profile was: its first input decides, unless its name says that it is integer."""
-    arguments = event["args"]
-    kind = str(arguments.get("op_name", "unknown"))
-    first = next((name for entry in arguments.get("input_type_shape", ()) for name in entry), "unknown")
-    integer = kind.startswith(_INTEGER_OPS) or first in ("uint8", "int8")
-    computes = any(name in kind for name in _COMPUTING)
-    return {
-        "name": str(event["name"])[: -len("_kernel_time")],
-        "type": kind,
-        "precision": "int8" if integer else _TYPES.get(first, first),
-        "computes": computes,
-        "provider": str(arguments.get("provider", "unknown")),
-    }
+    return kernels.TYPES.get(inner, inner)

@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
+from edgekd.agent import primitives
 from edgekd.agent.backends import Tensor, Throughput, check_feeds, count_precisions, take_options
 from edgekd.agent.errors import AgentError
+from edgekd.agent.primitives import PRECISIONS
+from edgekd.agent.repeating import repeat
 
 try:
     import openvino
@@ -37,20 +40,8 @@ FIXED_SHAPES = False
 
 _DEFAULTS: Dict[str, Any] = {"device": "CPU", "threads": 1, "inference_precision": "f32"}
 _CHOOSING = ("AUTO", "MULTI", "HETERO", "BATCH")
-_PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i8": "int8", "u8": "int8", "f64": "float64"}
-_COMPUTING = (
-    "Convolution",
-    "FullyConnected",
-    "MatMul",
-    "Deconvolution",
-    "RNN",
-    "LSTM",
-    "GRU",
-    "ScaledDotProduct",
-    "MHA",
-)
+_PROFILED_MODELS, _PROFILED_RUNS = 3, 8
 _CPU_KEYS = ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "NUM_STREAMS")
-_NOT_EXECUTED = ("Input", "Output", "Const", "Constant", "Parameter", "Result")
 
 
 def runtime() -> Dict[str, Any]:
@@ -67,10 +58,10 @@ def check(options: Mapping[str, Any]) -> None:
     chosen = take_options("openvino", options, _DEFAULTS)
     if chosen["threads"] < 1:
         raise AgentError("option threads of openvino is %d; it must be at least 1" % chosen["threads"])
-    if chosen["inference_precision"] not in _PRECISIONS:
+    if chosen["inference_precision"] not in PRECISIONS:
         raise AgentError(
             "option inference_precision of openvino is %r; it may be %s"
-            % (chosen["inference_precision"], ", ".join(sorted(_PRECISIONS)))
+            % (chosen["inference_precision"], ", ".join(sorted(PRECISIONS)))
         )
     device = chosen["device"]
     existing = list(openvino.Core().available_devices)
@@ -111,7 +102,7 @@ def open(
         _fix_batch(model)
     inputs = _inputs(model)
     compiled = _compile(model, chosen, shapes, _latency(chosen["threads"]), path.name)
-    return OpenVinoSession(chosen, inputs, compiled)
+    return OpenVinoSession(path, chosen, inputs, compiled)
 
 
 def throughput(path: Path, options: Mapping[str, Any], feeds: Feeds, cores: int, seconds: float) -> Throughput:
@@ -144,7 +135,8 @@ def throughput(path: Path, options: Mapping[str, Any], feeds: Feeds, cores: int,
 class OpenVinoSession:
     """A compiled model and its one infer request."""
 
-    def __init__(self, options: Dict[str, Any], inputs: Tuple[Tensor, ...], compiled: Any) -> None:
+    def __init__(self, path: Path, options: Dict[str, Any], inputs: Tuple[Tensor, ...], compiled: Any) -> None:
+        self._path = path
         self._options = options
         self._compiled = compiled
         self._request = compiled.create_infer_request()
@@ -158,7 +150,7 @@ class OpenVinoSession:
     def bind(self, feeds: Feeds) -> Callable[[], object]:
         """Set the request's input tensors and return the synchronous call; outputs stay in the request's own memory."""
         for name, array in check_feeds(self.inputs, feeds).items():
-            self._request.set_tensor(self._port(name), openvino.Tensor(array.copy()))
+            self._request.set_tensor(_port(self._compiled, name), openvino.Tensor(array.copy()))
         infer = self._request.infer
 
         def call() -> None:
@@ -171,21 +163,20 @@ class OpenVinoSession:
         arrays = check_feeds(self.inputs, feeds)
         try:
             for name, array in arrays.items():
-                self._request.set_tensor(self._port(name), openvino.Tensor(array))
+                self._request.set_tensor(_port(self._compiled, name), openvino.Tensor(array))
             self._request.infer()
         except RuntimeError as error:
             raise AgentError("OpenVINO failed to run the model: %s" % error) from error
         return {_output_name(port): self._request.get_tensor(port).data.copy() for port in self._compiled.outputs}
 
     def facts(self, feeds: Feeds) -> Dict[str, Any]:
-        """Read the compiled graph: which primitive each layer got, in which precision."""
-        del feeds
+        """Read the compiled graph: which primitive each layer got, in which precision; and profile a second one."""
+        layers, times_reason = self._profiled(feeds)
         reason = None
         try:
-            layers = [_layer(node) for node in self._compiled.get_runtime_model().get_ordered_ops()]
+            layers = layers or primitives.read_layers(self._compiled, {})
         except RuntimeError as error:  # a plugin need not tell; the NPU's does not
-            layers, reason = [], "the plugin does not tell its layers: %s" % error
-        layers = [layer for layer in layers if layer["type"] not in _NOT_EXECUTED]
+            reason = "the plugin does not tell its layers: %s" % error
         return {
             "provider": ", ".join(self._compiled.get_property("EXECUTION_DEVICES")),
             "inference_precision": self._options["inference_precision"],
@@ -194,10 +185,40 @@ class OpenVinoSession:
             "precision": count_precisions(layers),
             "precision_reason": reason,
             "layers": layers,
+            "times_of": None if times_reason else "the mean of up to %d runs of a profiled model" % _PROFILED_RUNS,
+            "times_reason": times_reason,
         }
 
-    def _port(self, name: str) -> Any:
-        return next(port for port in self._compiled.inputs if _input_name(port) == name)
+    def _profiled(self, feeds: Feeds) -> Tuple[List[Dict[str, Any]], Optional[str]]:
+        """Return the layers of models compiled with counters, each with a time of each model; or why there are none.
+
+        A counter is the mean over all runs of a model, which one interruption spoils: so there are several models. The
+        first run, which does what is done once, is taken out of the mean again.
+        """
+        arrays = check_feeds(self.inputs, feeds)
+        try:
+            models = [self._profile(arrays) for _ in range(_PROFILED_MODELS)]
+        except (AgentError, RuntimeError) as error:  # a plugin need not count
+            return [], "the plugin does not time its layers: %s" % error
+        # Names that OpenVINO invents differ from model to model; the order does not.
+        times = [[time for layer in same for time in layer["times_ns"]] for same in zip(*models)]
+        return [{**layer, "times_ns": samples} for layer, samples in zip(models[0], times)], None
+
+    def _profile(self, arrays: Dict[str, Array]) -> List[Dict[str, Any]]:
+        """Return the layers of a fresh model with one time each."""
+        shapes = {name: array.shape for name, array in arrays.items()}
+        hints = {**_latency(self._options["threads"]), "PERF_COUNT": True}
+        compiled = _compile(_read(self._path), self._options, shapes, hints, self._path.name)
+        request = compiled.create_infer_request()
+        for name, array in arrays.items():
+            request.set_tensor(_port(compiled, name), openvino.Tensor(array))
+        request.infer()
+        first = primitives.read_counters(request)
+        runs = repeat(request.infer, _PROFILED_RUNS)
+        later = {
+            name: (runs + 1) * mean - first.get(name, 0) for name, mean in primitives.read_counters(request).items()
+        }
+        return primitives.read_layers(compiled, {name: [max(0, round(time / runs))] for name, time in later.items()})
 
 
 def _latency(threads: int) -> Dict[str, Any]:
@@ -261,6 +282,10 @@ def _inputs(model: Any) -> Tuple[Tensor, ...]:
     )
 
 
+def _port(compiled: Any, name: str) -> Any:
+    return next(port for port in compiled.inputs if _input_name(port) == name)
+
+
 def _input_name(port: Any) -> str:
     return str(port.get_node().get_friendly_name())
 
@@ -270,23 +295,3 @@ def _output_name(port: Any) -> str:
     name = str(port.get_node().get_friendly_name()).split("/sink_port_")[0]
     names = port.get_names()
     return name if name in names or not names else str(min(names))
-
-
-def _layer(node: Any) -> Dict[str, Any]:
-    info = {key: str(_plain(value)) for key, value in dict(node.get_rt_info().items()).items()}
-    kind = info.get("layerType", "unknown")
-    # "brgconv_avx512_I8": the primitive that was chosen says more than the type of the first input.
-    suffix = info.get("primitiveType", "").rsplit("_", 1)[-1].lower()
-    runtime_precision = info.get("runtimePrecision", "unknown")
-    return {
-        "name": str(node.get_friendly_name()),
-        "type": kind,
-        "precision": _PRECISIONS.get(suffix, _PRECISIONS.get(runtime_precision, runtime_precision)),
-        "computes": kind.startswith(_COMPUTING),
-        "primitive": info.get("primitiveType", "unknown"),
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Return what an OVAny of older releases holds."""
-    return getattr(value, "value", value)

@@ -183,8 +183,10 @@ class TensorRtSession:
     def facts(self, feeds: Feeds) -> Dict[str, Any]:
         """Tell what the engine is made of, and how much of a call's time (`host_ns`) the GPU computes (`gpu_ns`)."""
         layers, graph, dla = self._execution.layers, self._options["cuda_graph"], self._options["dla"]
+        arrays = self._checked(feeds)
         reason = inspection.precision_reason(layers)
-        gpu_ns, host_ns = self._execution.clock(self._checked(feeds), graph, _CLOCKED_CALLS)
+        gpu_ns, host_ns = self._execution.clock(arrays, graph, _CLOCKED_CALLS)
+        times = self._execution.profile(arrays)
         on_dla = [layer["name"] for layer in layers if inspection.on_dla(layer)]
         return {
             **self._built,
@@ -193,7 +195,9 @@ class TensorRtSession:
             "static_shapes": True,
             "precision": None if reason else count_precisions(layers),
             "precision_reason": reason,
-            "layers": layers,
+            "layers": [{**layer, "times_ns": times.get(layer["name"], [])} for layer in layers],
+            "times_of": "a run, layer by layer, on the GPU",
+            "times_reason": None if times else "TensorRT's profiler told nothing",
             "dla": None if dla < 0 else {"core": dla, "layers": on_dla, "gpu_layers": inspection.on_gpu(layers)},
             "device_memory_bytes": self._execution.device_memory_bytes(),
             "cuda_graph": graph,

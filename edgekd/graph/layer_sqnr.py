@@ -1,0 +1,93 @@
+"""Layer by layer: how far a quantized graph is from its float origin, on the same inputs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+from edgekd.errors import UsageError
+from edgekd.graph.anatomy import weight_of
+from edgekd.graph.links import link, name_of
+from edgekd.graph.lint import LAYER_OPERATORS, read
+from edgekd.graph.parity import compare, run_onnx
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """Where a layer ends: its name, what it is, and the value that it gives."""
+
+    name: str
+    operator: str
+    weight: tuple[int, ...] | None
+    value: str
+
+
+def layer_sqnr_db(quantized: Path, origin: Path, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
+    """Return the SQNR of the output of each layer in decibels, by the layer's name in the quantized file.
+
+    The layers of both files are taken in their order. An output carries the errors of all layers before it; a
+    BatchNormalization behind a layer belongs to it. Both files run to the letter, operator by operator, on this host.
+
+    Args:
+        quantized: the file to judge.
+        origin: the float network that it was made from.
+        inputs: one batch by name.
+
+    Raises:
+        UsageError: the files do not have the same layers.
+    """
+    judged, true = read(quantized), read(origin)
+    ours, theirs = _taps(judged), _taps(true)
+    if [(tap.operator, tap.weight) for tap in ours] != [(tap.operator, tap.weight) for tap in theirs]:
+        raise UsageError(
+            f"{origin} has other layers than {quantized} ({_few(theirs)}; {_few(ours)}): give the float file that it "
+            "was quantized from"
+        )
+    actual, expected = (_values(*pair, inputs) for pair in ((judged, ours), (true, theirs)))
+    # One long row: `compare` looks at the last axis, and every value counts here.
+    pairs = {tap.name: (expected[there.value], actual[tap.value]) for tap, there in zip(ours, theirs, strict=True)}
+    return {
+        name: compare({name: one.reshape(1, -1)}, {name: other.reshape(1, -1)})[name].sqnr_db
+        for name, (one, other) in pairs.items()
+    }
+
+
+def _taps(proto: ModelProto) -> list[_Tap]:
+    links, found = link(proto.graph), []
+    for node in proto.graph.node:
+        if node.op_type not in LAYER_OPERATORS:
+            continue
+        value, weight = node.output[0], weight_of(node, links)
+        users = links.users.get(value, [])
+        if len(users) == 1 and users[0].op_type == "BatchNormalization":
+            value = users[0].output[0]
+        found.append(_Tap(name_of(node), node.op_type, None if weight is None else weight[0].shape, value))
+    return found
+
+
+def _values(
+    proto: ModelProto, taps: Sequence[_Tap], inputs: Mapping[str, NDArray[np.generic]]
+) -> dict[str, NDArray[np.generic]]:
+    """Run a model with the values of its layers as outputs."""
+    tapped = ModelProto()
+    tapped.CopyFrom(proto)
+    del tapped.graph.output[:]
+    tapped.graph.output.extend(
+        helper.make_empty_tensor_value_info(value) for value in dict.fromkeys(t.value for t in taps)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tapped.onnx"
+        onnx.save(tapped, path)
+        return run_onnx(path, inputs, batch=len(next(iter(inputs.values()))))
+
+
+def _few(taps: Sequence[_Tap]) -> str:
+    kinds = [f"{tap.operator}{'' if tap.weight is None else list(tap.weight)}" for tap in taps]
+    return f"{len(kinds)} layers: {', '.join(kinds[:4])}{', ...' if len(kinds) > 4 else ''}"
