@@ -59,7 +59,7 @@ def remove(model: nn.Module, names: Sequence[str]) -> nn.Module:
     """
     for name in names:
         try:
-            model.get_submodule(name)
+            model.get_submodule(name or "the network itself")
             _put(model, name, nn.Identity())
         except (AttributeError, KeyError, TypeError) as error:
             raise StageError(

@@ -46,7 +46,8 @@ def taylor(products: Mapping[nn.Parameter, Tensor]) -> Ranking:
     """Return a ranking by the sum of |weight * gradient| over all weights that go with a channel.
 
     What the loss would change without them, to first order (Molchanov et al. 2019, arXiv:1906.10771, equation 8, with
-    absolute values in place of squares). It is in the unit of the loss, so that layers compete by it as it is.
+    absolute values in place of squares). It is in the unit of the loss, so that layers compete by it as it is. Weights
+    that lead from a channel to itself, in a residual block, count as those of its outputs and of its inputs.
 
     Args:
         products: |weight * gradient| of each parameter, of its shape.

@@ -76,7 +76,7 @@ def _patterned(layers: Mapping[str, Any], asked: Sparsity) -> Masks:
         if weight.shape[-1] % m == 0:
             runs = weight.reshape(-1, m)
             mask = torch.zeros_like(runs, dtype=torch.bool)
-            mask.scatter_(1, runs.argsort(1, descending=True, stable=True)[:, :n], value=True)
+            mask.scatter_(1, runs.argsort(dim=1, descending=True, stable=True)[:, :n], value=True)
             found[name] = mask.view(weight.shape).movedim(-1, axis)
     if not found:
         raise StageError(
