@@ -116,8 +116,11 @@ def rehearse(shop: Workshop, recipe: Recipe, planned: Sequence[Planned]) -> None
         StageError: the networks, the layers or the losses do not fit.
     """
     _require(sorted({name for one in planned if one.artifact is None for name in one.step.stage.packages}))
-    if any(one.artifact is None for one in planned):
-        _function(REHEARSAL)(recipe, shop.data)
+    waiting = [one.step.stage for one in planned if one.artifact is None]
+    if waiting:
+        own = [stage.rehearsal for stage in waiting if stage.rehearsal]
+        for name in dict.fromkeys([REHEARSAL, *own]):
+            _function(name)(recipe, shop.data)
 
 
 def layers(recipe: Recipe, data_dir: Path | None) -> dict[str, list[dict[str, Any]]]:

@@ -21,6 +21,7 @@ from edgekd.dispatch.measurement import Dispatch, Outcome
 from edgekd.dispatch.placing import Place
 from edgekd.errors import UsageError
 from edgekd.graph.lint import inspect
+from edgekd.graph.packing import packing
 from edgekd.making import Show, Workshop
 from edgekd.plan import Planned
 from edgekd.profiles import Handling
@@ -190,7 +191,10 @@ def run(
             "reference": steps.reference(recipe),
             "gates": recipe.gates.model_dump(exclude_none=True, exclude_defaults=True),
             "variants": _variant_facts(outcomes.values(), made, artifacts),
-            "devices": {name: entry(folder, prepared.places[name], found) for name, found in outcomes.items()},
+            "devices": {
+                name: entry(folder, prepared.places[name], found, sparse=_sparse(recipe))
+                for name, found in outcomes.items()
+            },
             "stages": rows,
             "provenance": rundir.provenance(started, recipe=recipe.resolved(), data=_data_facts(shop.data)),
         }
@@ -241,17 +245,28 @@ def _order(prepared: Job, name: str, files: Mapping[str, Path], handling: Handli
     )
 
 
-def entry(folder: Path, place: Place, outcome: Outcome) -> dict[str, Any]:
-    """Return what run.json says of a device."""
+def entry(folder: Path, place: Place, outcome: Outcome, *, sparse: bool = False) -> dict[str, Any]:
+    """Return what run.json says of a device.
+
+    Args:
+        sparse: whether it says of the files how many of their weights are zero.
+    """
     scheme = steps.schemes({"": place.device})[""]
     return {
         "profile": place.device.model_dump(mode="json"),
         "scheme": {**scheme.model_dump(), "label": scheme.label},
-        "models": {variant: rundir.model_facts(folder, path) for variant, path in outcome.models.items()},
+        "models": {
+            variant: rundir.model_facts(folder, path) | (packing(path) if sparse else {})
+            for variant, path in outcome.models.items()
+        },
         "refused": dict(outcome.refused),
         "builds": list(outcome.remarks),
         "error": outcome.error,
     }
+
+
+def _sparse(recipe: Recipe) -> bool:
+    return getattr(recipe.options("prune"), "sparsity", None) is not None
 
 
 def _measuring(recipe: Recipe) -> Measuring:

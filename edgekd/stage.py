@@ -35,6 +35,8 @@ class Stage:
 
     Args:
         work: "package.module:function" of the work.
+        rehearsal: "package.module:function" of `(recipe, data)`, which looks at what only the networks show, before
+            anything is trained; None where there is nothing to look at.
         after: the stages that come before this one, if they are switched on.
         consumes: roles of the artifacts it needs: "teacher" (every teacher that is listened to), "teachers" (every
             candidate), "targets" (what is kept of them), "model" (the newest student), "onnx" (of its variant).
@@ -51,6 +53,7 @@ class Stage:
     """
 
     work: str
+    rehearsal: str | None = None
     after: tuple[str, ...] = ()
     consumes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()

@@ -1,114 +1,115 @@
-"""Structured pruning: whole channels, through the dependency graph of the network (DepGraph, arXiv:2301.12900).
+"""The prune stage's work: residual blocks, channels and single weights go, and the network learns to do without them.
 
-Torch-Pruning finds which channels hang together (a convolution's outputs, its normalisation, the inputs of whatever
-reads them, both sides of a residual addition) and cuts them. How many go is decided here, because its own rounding
-is downwards always: of 16 channels at a ratio of 0.25 and multiples of 8 it keeps 8.
+It goes in steps. What each step cut, and what its training made of it, is kept until the stage is done.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch_pruning import DependencyGraph
-from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
 from edgekd import data as datasets
 from edgekd import models
+from edgekd.artifact import CHECKPOINT
+from edgekd.compress import channels, depth, resuming, sparsity
+from edgekd.compress.channels import Cut
+from edgekd.compress.importance import Ranking, bn_scale, magnitude, taylor
+from edgekd.compress.judging import judged
+from edgekd.data import Data
 from edgekd.distill.distill import learn
 from edgekd.distill.teachers import sources
-from edgekd.document import suggest
 from edgekd.errors import StageError
+from edgekd.models import Description
 from edgekd.options import Network
+from edgekd.recipe import Recipe
 from edgekd.stage import Inputs
 from edgekd.stages.distill import Options as Distillation
 from edgekd.stages.prune import Options
-from edgekd.training import networks
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-FAILURES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
-"""What a network or the tracing of it may raise where it is not made for fewer channels."""
-
-
-def prune(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
-    """Remove channels by group magnitude, then fine-tune with the teacher.
-
-    Raises:
-        StageError: nothing could be removed, a layer to exclude does not exist, or the network does not work without
-            the channels.
-    """
-    base: Network = inputs.blocks["student"] or inputs.blocks["teacher"]
-    data = datasets.of(inputs)
-    source = inputs.artifacts["model"]
-    description = models.describe(source.path)
-    model = models.load(source.path)
-    before = networks.profile(model, description.input_shape)
-    history = remove_channels(model, options, description.input_shape)
-    training = base.model_copy(
-        update={"epochs": options.epochs, "learning_rate": options.learning_rate or base.learning_rate / 3}
-    )
-    teaching = inputs.blocks["distill"] or Distillation()
-    facts = learn(model, teaching, sources(inputs.artifacts), training, data, inputs, out)
-    edit = {"edit": "pruning", "history": history}
-    return networks.store(out, description.edited(edit), model, {**facts, "before": before})
+from edgekd.training import networks, sharding
+from edgekd.training.engine import accelerate
 
 
 @dataclass(frozen=True)
-class Group:
-    """Channels that can only go together.
+class _Setting:
+    """What stays the same in all steps.
 
     Args:
-        name: of the layer whose outputs they are.
-        cut: Torch-Pruning's function that removes outputs of such a layer.
-        sections: equal parts (of a grouped convolution) that must stay of equal size.
-        importance: of each channel of a section, (channels / sections,), with a mean of 1.
+        widths: channels of each group before the first step.
+        edits: how many the network had before it.
     """
 
-    name: str
-    layer: nn.Module
-    cut: Any
-    sections: int
-    importance: Tensor
-
-    @property
-    def channels(self) -> int:
-        """How many channels there are."""
-        return self.sections * len(self.importance)
+    options: Options
+    inputs: Inputs
+    data: Data
+    training: Network
+    teaching: Distillation
+    widths: Mapping[str, int]
+    edits: int
 
 
-def remove_channels(model: nn.Module, options: Options, input_shape: tuple[int, ...]) -> list[list[Any]]:
-    """Remove channels of a model in place.
+@dataclass(frozen=True)
+class _State:
+    """A network, how it is built, and what is known of the step that made it."""
 
-    Returns:
-        The history that `restore` replays: [layer, whether outputs were removed, channel indices] in order.
+    description: Description
+    model: nn.Module
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prune(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
+    """Cut and fine-tune the newest student, or the teacher where there is none, in one step or several.
 
     Raises:
-        StageError: an excluded layer does not exist, nothing is to be removed, or the network does not work without
-            the channels.
+        StageError: nothing could be removed, a layer to exclude does not exist, a layer would be left without a
+            channel, or the network does not work without what is to go.
     """
-    example = models.example(input_shape)
-    graph = _trace(model, example)
-    found = list(_groups(graph, _excluded(model, options.exclude)))
-    shares = _shares(found, options)
-    kept = [_kept(group, share, options.round_to) for group, share in zip(found, shares, strict=True)]
-    if all(keep == group.channels for group, keep in zip(found, kept, strict=True)):
-        raise StageError(
-            f"prune: no channel is to go: to the nearest multiple of {options.round_to} (round_to), a ratio of "
-            f"{options.ratio:g} leaves every layer as it is; raise ratio, lower round_to, or switch pruning off "
-            "(prune: false)"
-        )
-    outputs = model(example).shape
-    for group, keep in zip(found, kept, strict=True):
-        if keep < group.channels:
-            _cut(graph, group, _least(group, group.channels - keep))
-    _check_works(model, example, outputs)
-    return [[name, out, [int(i) for i in indices]] for name, out, indices in graph.pruning_history()]
+    base: Network = inputs.blocks["student"] or inputs.blocks["teacher"]
+    training = base.model_copy(
+        update={"epochs": options.epochs, "learning_rate": options.learning_rate or base.learning_rate / 3}
+    )
+    source = inputs.artifacts["model"]
+    state = _State(models.describe(source.path), models.load(source.path))
+    before = networks.profile(state.model, state.description.input_shape)
+    setting = _Setting(
+        options, inputs, datasets.of(inputs), training, inputs.blocks["distill"] or Distillation(),
+        _widths(state, options), len(state.description.edits),
+    )  # fmt: skip
+    _refuse_divided(setting)
+    steps = []
+    for step in range(1, options.steps + 1):
+        state = _step(setting, state, step, out)
+        steps.append(state.facts)
+    told = {"steps": [_short(facts) for facts in steps]} if options.steps > 1 else {}
+    return networks.store(out, state.description, state.model, {**state.facts, **told, "before": before})
+
+
+def rehearse(recipe: Recipe, data: Data) -> None:
+    """Try on the untrained network what the recipe asks for.
+
+    Which channels and blocks matter is not known yet: the least of all layers alike go in place of those.
+
+    Raises:
+        StageError: as `prune`.
+    """
+    options = recipe.options("prune")
+    network = recipe.networks().get("student" if recipe.options("distill") is not None else "teacher")
+    if not isinstance(options, Options) or network is None:
+        return
+    description = networks.describe(network, data)
+    model, shape = networks.build(network, description, recipe.seed), description.input_shape
+    untouched = channels.excluded(model, options.exclude)
+    depth.enough(depth.blocks(model, models.example(shape), untouched) if options.depth else (), options.depth)
+    rank = bn_scale if options.importance == "bn_scale" else magnitude
+    if options.ratio and options.scope == "uniform":
+        remove_channels(model, options, shape, rank)
+    elif options.ratio:
+        channels.groups(model, options, shape, rank)
+    if options.sparsity is not None:
+        sparsity.masks(model, options.model_copy(update={"scope": "uniform"}), untouched)
 
 
 def restore(model: nn.Module, edit: Mapping[str, Any], example: Tensor, _state: dict[str, Tensor]) -> nn.Module:
@@ -117,135 +118,115 @@ def restore(model: nn.Module, edit: Mapping[str, Any], example: Tensor, _state: 
     Raises:
         StageError: the edit does not fit the network.
     """
-    graph = _trace(model, example)
-    try:
-        graph.load_pruning_history([(name, out, indices) for name, out, indices in edit["history"]])
-    except FAILURES as error:
-        raise StageError(f"the channels to remove ({models.DESCRIPTION}) do not fit the network: {error}") from error
-    return model
+    return channels.replay(model, edit["history"], example)
 
 
-def _excluded(model: nn.Module, names: Sequence[str]) -> set[nn.Module]:
-    """Return the layers of these names with all that is in them."""
-    layers = dict(model.named_modules())
-    unknown = [name for name in names if name not in layers]
-    if unknown:
-        raise StageError(f"prune: no layer {unknown[0]!r} to exclude{suggest(unknown[0], layers)}")
-    return {module for name in names for module in layers[name].modules()}
-
-
-def _trace(model: nn.Module, example: Tensor) -> Any:
-    """Return the dependency graph of a model.
+def remove_channels(
+    model: nn.Module, options: Options, input_shape: tuple[int, ...], rank: Ranking = magnitude
+) -> list[list[Any]]:
+    """Remove channels of a model in place, as `channels.remove` does, and return the history that `restore` replays.
 
     Raises:
-        StageError: it cannot be followed, or has parameters outside of its layers, whose channels would be guessed.
+        StageError: as that, or nothing is to be removed.
     """
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.filterwarnings("error", category=UserWarning, module="torch_pruning")
-            return DependencyGraph().build_dependency(model, example.clone().requires_grad_())
-    except (*FAILURES, UserWarning) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StageError(
-            f"prune: the structure of the network cannot be followed: {reason}; switch pruning off (prune: false)"
-        ) from error
+    history = channels.remove(model, options, input_shape, rank)
+    if not history:
+        raise channels.nothing_goes(options)
+    return history
 
 
-def _groups(graph: Any, excluded: set[nn.Module]) -> Iterator[Group]:
-    """Yield the groups of channels that may be cut: not those that are the network's outputs, nor excluded ones."""
-    for group in graph.get_all_groups(root_module_types=[*CONVOLUTIONS, nn.Linear]):
-        giving = [dep.target for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
-        if any(node.module in excluded or not node.outputs for node in giving):
-            continue
-        root = group[0].dep
-        name = graph._module2name[root.target.module]
-        try:
-            importance = GroupMagnitudeImportance(p=2)(group)
-        except FAILURES as error:
-            raise StageError(f"prune: the channels of {name} cannot be ranked: {error}; {_remedy(name)}") from error
-        sections = max(_sections(dep.target.module) for dep, _ in group)
-        yield Group(name, root.target.module, root.handler, sections, importance.view(sections, -1).mean(0))
+def _widths(state: _State, options: Options) -> dict[str, int]:
+    if options.steps == 1:
+        return {}
+    _, found = channels.groups(state.model, options, state.description.input_shape)
+    return {group.name: group.channels for group in found}
 
 
-def _sections(module: nn.Module) -> int:
-    """Return into how many parts of equal size a layer divides its channels; a depthwise convolution has no parts."""
-    if isinstance(module, CONVOLUTIONS):
-        return 1 if module.groups == module.out_channels else int(module.groups)
-    return int(module.num_groups) if isinstance(module, nn.GroupNorm) else 1
-
-
-def _shares(groups: Sequence[Group], options: Options) -> list[float]:
-    """Return the part of each group that should stay."""
-    if options.scope == "uniform" or not groups:
-        return [1 - options.ratio] * len(groups)
-    ranked = torch.cat([group.importance.repeat(group.sections) for group in groups]).sort().values
-    threshold = ranked[min(len(ranked) - 1, round(options.ratio * len(ranked)))]
-    return [float((group.importance >= threshold).double().mean()) for group in groups]
-
-
-def _kept(group: Group, share: float, round_to: int) -> int:
-    """Return how many channels of a group stay.
-
-    The number nearest to the share among the multiples of `round_to` and all of them; of two equally near ones the
-    larger. A grouped convolution keeps a number that its groups divide.
-    """
-    multiple = math.lcm(round_to, group.sections)
-    possible: list[int] = [*range(multiple, group.channels, multiple), group.channels]
-    wanted = share * group.channels
-    ranked = sorted((round(abs(count - wanted), 6), -count) for count in possible)
-    return -ranked[0][1]
-
-
-def _least(group: Group, count: int) -> list[int]:
-    """Return the indices of the least important channels, the same ones of each section."""
-    size = group.channels // group.sections
-    least = group.importance.argsort(stable=True)[: count // group.sections].tolist()
-    return sorted(section * size + index for section in range(group.sections) for index in least)
-
-
-def _cut(graph: Any, group: Group, indices: list[int]) -> None:
-    """Remove channels of a group.
+def _refuse_divided(setting: _Setting) -> None:
+    """Refuse what needs the whole network in each process where the processes share its weights.
 
     Raises:
-        StageError: others would have to go with them, or a layer cannot do without some of its channels.
+        StageError: with what to leave out.
     """
-    try:
-        coupled = graph.get_pruning_group(group.layer, group.cut, indices)
-        if len(coupled[0].idxs) != len(indices):
-            raise StageError(
-                f"prune: {len(indices)} channels of {group.name} are to go, and {len(coupled[0].idxs)} would, because "
-                f"they are used in parts; {_remedy(group.name)}"
-            )
-        coupled.prune()
-    except FAILURES as error:
-        raise StageError(f"prune: {group.name} cannot be cut: {error}; {_remedy(group.name)}") from error
+    options = setting.options
+    asked = "steps" if options.steps > 1 else "sparsity" if options.sparsity is not None else None
+    if asked and sharding.shards(accelerate(setting.inputs.compute, "fp32")):
+        raise StageError(f"prune: {asked} needs the whole network in each process; train without FSDP and DeepSpeed")
 
 
-def _remedy(name: str) -> str:
-    return f"exclude it, such as by --set 'prune.exclude=[\"{name}\"]'"
+def _step(setting: _Setting, given: _State, step: int, out: Path) -> _State:
+    """Return what a step makes of a network, from the checkpoint as far as it had come."""
+    options, last = setting.options, step == setting.options.steps
+    folder = out / CHECKPOINT / f"step-{step}"
+    done = resuming.kept(folder / "trained")
+    if done is not None:
+        return _State(*done)
+    begun = resuming.kept(folder / "cut")
+    cut = _State(*begun) if begun is not None else _cut(setting, given, step)
+    if begun is None:
+        resuming.keep(folder / "cut", cut.description, cut.model, cut.facts)
+    kept = sparsity.masks(cut.model, options, channels.excluded(cut.model, options.exclude), step / options.steps)
+    if not last and not kept and cut.description == given.description:
+        return _State(cut.description, cut.model, networks.profile(cut.model, cut.description.input_shape))
+    epochs = options.epochs if last else options.epochs_between or 1
+    facts = dict(cut.facts)
+    with sparsity.held(cut.model, kept):
+        facts |= learn(
+            cut.model, setting.teaching, sources(setting.inputs.artifacts),
+            setting.training.model_copy(update={"epochs": epochs}), setting.data, setting.inputs, folder,
+        )  # fmt: skip
+    facts |= {"sparsity": sparsity.summary(cut.model, kept)} if kept else {}
+    facts |= networks.profile(cut.model, cut.description.input_shape)
+    made = _State(cut.description, cut.model, facts)
+    if not last:
+        resuming.keep(folder / "trained", made.description, made.model, made.facts)
+    return made
 
 
-def _check_works(model: nn.Module, example: Tensor, outputs: torch.Size) -> None:
-    """Run the pruned model.
+def _cut(setting: _Setting, given: _State, step: int) -> _State:
+    """Take out of a network, in place, what goes in a step.
 
     Raises:
-        StageError: it fails, with the layer that does, or its outputs have another shape.
+        StageError: no channel has gone when the last step was cut.
     """
-    entered: list[str] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
-        for name, module in model.named_modules()
-    ]
-    try:
-        with torch.no_grad():
-            shape = model(example).shape
-    except FAILURES as error:
-        raise StageError(
-            f"prune: without the channels the network fails in layer {entered[-1]!r}: {error}; "
-            "exclude the layers whose channels it counts on (prune.exclude)"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if shape != outputs:
-        raise StageError(f"prune: the network's outputs became {tuple(shape)}, they were {tuple(outputs)}")
+    options, model, description = setting.options, given.model, given.description
+    facts: dict[str, Any] = {}
+    count = round(options.depth * step / options.steps) - round(options.depth * (step - 1) / options.steps)
+    if count:
+        chosen = _choose_blocks(setting, given, count)
+        facts["depth"] = [{"removed": name, "losses": losses} for name, losses in chosen]
+        description = description.edited({"edit": "depth", "removed": [name for name, _ in chosen]})
+    if options.ratio:
+        cut = Cut(step / options.steps, setting.widths)
+        history = channels.remove(model, options, description.input_shape, _rank(setting, model), cut)
+        if history:
+            description = description.edited({"edit": "pruning", "history": history})
+        new = description.edits[setting.edits :]
+        if step == options.steps and not any(edit["edit"] == "pruning" for edit in new):
+            raise channels.nothing_goes(options)
+    return _State(description, model, facts)
+
+
+def _choose_blocks(setting: _Setting, given: _State, count: int) -> list[tuple[str, dict[str, float]]]:
+    options, model = setting.options, given.model
+    untouched = channels.excluded(model, options.exclude)
+    candidates = depth.blocks(model, models.example(given.description.input_shape), untouched)
+    depth.enough(candidates, count)
+    with judged(
+        model, setting.inputs, setting.data, setting.teaching, setting.training, options.batches
+    ) as judge:  # fmt: skip
+        return depth.choose(model, candidates, count, judge.loss)
+
+
+def _rank(setting: _Setting, model: nn.Module) -> Ranking:
+    options = setting.options
+    if options.importance in ("magnitude", "bn_scale"):
+        return bn_scale if options.importance == "bn_scale" else magnitude
+    teaching = setting.teaching if options.importance == "distill_taylor" else None
+    with judged(model, setting.inputs, setting.data, teaching, setting.training, options.batches) as judge:
+        return taylor(judge.products())
+
+
+def _short(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is told of each of several steps."""
+    return {key: facts[key] for key in ("parameters", "macs", "validation", "depth", "sparsity") if key in facts}

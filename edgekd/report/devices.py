@@ -126,6 +126,8 @@ def _variant(
         "parameters": described.get("parameters"),
         "macs": described.get("macs"),
         "size_bytes": model.get("size_bytes"),
+        "zero_share": model.get("zero_share"),
+        "compressed_bytes": model.get("compressed_bytes"),
         "latency_ns": latencies.summaries.get(name),
         **_speedup(name, latencies),
         **_alone(content),

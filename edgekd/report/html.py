@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from edgekd.report import classes, gain, learning, roles, simulation, units, views, wording
+from edgekd.report import classes, gain, learning, roles, simulation, sparse, units, views, wording
 from edgekd.report.precisions import executed
 
 _HERE = Path(__file__).resolve().parent
@@ -29,6 +29,7 @@ def render(report: Mapping[str, Any]) -> str:
         gain=gain,
         roles=roles,
         simulation=simulation,
+        sparse=sparse,
         views=views,
         wording=wording,
         executed=executed,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from edgekd.report import gain, learning, units, views, wording
+from edgekd.report import gain, learning, sparse, units, views, wording
 from edgekd.report.plain import clean, to_ascii
 from edgekd.report.simulation import notices
 from edgekd.report.table import variants_table
@@ -104,7 +104,7 @@ def _notes(report: Mapping[str, Any], device: Mapping[str, Any]) -> list[Text]:
     lines += [Text.assemble(("! ", "bold yellow"), clean(remark)) for remark in verdict["remarks"]]
     worth = gain.sentence(device)
     lines += [Text(f"{worth} (one seed; `edgekd study` tells more)")] if worth else []
-    lines += [Text(clean(line)) for line in _energy(report, device)]
+    lines += [Text(clean(line)) for line in (*sparse.sentences(device, report["reference"]), *_energy(report, device))]
     lines += [
         Text(clean(line), "dim")
         for line in (*_gpu(device), *_noise(device), *_absent(device), _conditions(report, device))

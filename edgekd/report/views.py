@@ -79,6 +79,8 @@ FIGURES = (
     Figure("p99", "latency_ns", _latency("p99"), units.duration),
     Figure("Speed-up", "speedup", _plain("speedup"), units.times, lambda v: _between(v["speedup_ci"], units.times)),
     Figure("Size", "size_bytes", _plain("size_bytes"), units.size),
+    Figure("Compressed", "compressed_bytes", _plain("compressed_bytes"), units.size),
+    Figure("Zero weights", "zero_share", _plain("zero_share"), lambda share: units.percent(share, 1)),
     Figure("MACs", "macs", _plain("macs"), units.quantity),
     Figure("Parameters", "parameters", _plain("parameters"), units.quantity),
     Figure(

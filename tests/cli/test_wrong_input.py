@@ -101,6 +101,12 @@ def task():
         (["pipeline", "digits", "--set", "targets={top: 3, keep: alway}"], ["targets.keep", 'did you mean "always"']),
         (["pipeline", "digits", "--set", "teacher={onnx: gone.onnx}"], ["teacher.onnx: gone.onnx", "no such file"]),
         (["pipeline", "digits", "--accelerate-config", "gone.yaml"], ["--accelerate-config gone.yaml", "no such file"]),
+        (["pipeline", "digits", "--set", "prune.importance=taylr"], ['"taylr"', 'did you mean "taylor"']),
+        (["pipeline", "digits", "--set", "prune={ratio: 0}"], ["prune: ", "there is nothing to prune", "prune: false"]),
+        (
+            ["pipeline", "digits", "--set", "prune.sparsity={n: 4, m: 2}"],
+            ["prune.sparsity: ", "n must be smaller than m"],
+        ),
         (["pipeline", "digits", "--set", "teacher.model=konvnet"], ["'konvnet'", 'did you mean "convnet"', "resnet"]),
         (["pipeline", "digits", "--set", "teacher.widths=[8]"], ['no argument "widths"', 'did you mean "width"']),
         (["pipeline", "digits", "--set", "task=regression"], ["no task 'regression'", "classification"]),
@@ -183,6 +189,13 @@ def test_a_device_that_cannot_be_measured_here(edgekd, workplace, line, told):
     outcome = edgekd("pipeline", "digits", "--device", "box.yaml", "--plan")
     assert outcome.code == 2
     assert [part for part in told if part not in outcome.err] == []
+
+
+def test_layers_that_are_not_there_are_told_before_any_training(edgekd):
+    outcome = edgekd("pipeline", "digits", "--set", "prune.exclude=[steem, head, 0.0]")
+    assert outcome.code == 3
+    assert "no layer 'steem' to exclude" in outcome.err
+    assert not list((Path(os.environ["EDGEKD_HOME"]) / "artifacts").iterdir())
 
 
 # ---- where results go

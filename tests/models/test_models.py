@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgekd import models
-from edgekd.compress import pruning
+from edgekd.compress import depth, pruning
 from edgekd.errors import EdgekdError, StageError
 from edgekd.models import Description, resnet
 from edgekd.stages.prune import Options
@@ -112,6 +112,9 @@ def test_what_is_saved_comes_back_with_identical_outputs(name, tmp_path):
 def test_a_network_pruned_twice_comes_back_in_another_process(name, tmp_path):
     model, description = trained(described(name, **({"blocks": [1, 2]} if name == "convnet" else {}))), described(name)
     description = described(name, **({"blocks": [1, 2]} if name == "convnet" else {}))
+    if name == "resnet":
+        depth.remove(model, ["stages.0.0"])
+        description = description.edited({"edit": "depth", "removed": ["stages.0.0"]})
     for ratio in (0.25, 0.5):
         history = pruning.remove_channels(model, Options(ratio=ratio, round_to=4), description.input_shape)
         description = description.edited({"edit": "pruning", "history": history})
@@ -176,6 +179,7 @@ def edited(folder: Path, **changes) -> None:
         ({"args": {"input_shape": [1, 28, 28], "classes": 10, "depth": 4}}, "depth"),
         ({"args": {"input_shape": [1, 28, 28], "classes": 11}}, "model.safetensors does not fit model.json"),
         ({"edits": [{"edit": "pruning", "history": [["absent", True, [0]]]}]}, "do not fit the network"),
+        ({"edits": [{"edit": "depth", "removed": ["absent"]}]}, "there is no 'absent'"),
         ({"edits": [{"edit": "pruning", "history": [["1", True, [0]]]}]}, "model.safetensors does not fit"),
     ],
 )
