@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from edgekd import data as datasets
 from edgekd import models
-from edgekd.compress import quantization
+from edgekd.compress import histograms, quantization
 from edgekd.data import Data
 from edgekd.device import Scheme
+from edgekd.errors import StageError
 from edgekd.stage import Inputs
 from edgekd.stages.quantize import Options
 
 BATCH = 64
+PERCENTILE = 99.99
 
 
 def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
@@ -26,10 +28,10 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
     source = inputs.artifacts["model"]
     description = models.describe(source.path)
     scheme = Scheme.model_validate(inputs.context["scheme"])
-    prepared = quantization.prepare(models.load(source.path), (models.example(description.input_shape),), scheme)
     data = datasets.of(inputs)
-    count = min(options.samples, len(data.train.inputs))
-    quantization.calibrate(prepared, _batches(data, count, inputs))
+    count = calibration_samples(options, data)
+    prepared = quantization.prepare(models.load(source.path), (models.example(description.input_shape),), scheme)
+    quantization.calibrate(prepared, _batches(data, count, inputs), chooser(options))
     edit = {"edit": "quantize", "scheme": scheme.model_dump()}
     models.save(out, description.edited(edit), quantization.observed_state(prepared))
     return {
@@ -38,7 +40,32 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
         "scheme": scheme.label,
         "quantized_layers": quantization.quantized_layers(prepared),
         "calibration_samples": count,
+        "calibration": options.calibration,
     }
+
+
+def calibration_samples(options: Options, data: Data) -> int:
+    """Return how many samples there are to calibrate with.
+
+    Raises:
+        StageError: none.
+    """
+    if not len(data.train.inputs):
+        raise StageError("quantize: the training split is empty, and activations get their ranges from its samples")
+    return min(options.samples, len(data.train.inputs))
+
+
+def chooser(options: Options) -> histograms.Chooser | None:
+    """Return how the range of an activation is chosen; None: it is all that was seen."""
+    match options.calibration:
+        case "percentile":
+            return histograms.percentile(options.percentile or PERCENTILE)
+        case "mse":
+            return histograms.least_squares
+        case "entropy":
+            return histograms.least_information_lost
+        case _:
+            return None
 
 
 def restore(model: nn.Module, edit: Mapping[str, Any], example: Tensor, state: dict[str, Tensor]) -> nn.Module:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from edgekd.document import Frozen
 from edgekd.stage import Stage
@@ -16,6 +16,17 @@ class Options(Frozen):
     mode: Literal["ptq"] = "ptq"
     samples: PositiveInt = 512
     """Calibration samples, taken from the training split."""
+    calibration: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
+    """The range of an activation: all that was seen, all but the outermost values, that with the least squared error,
+    or that whose integers are distributed most as the values are. Weights always keep their whole range."""
+    percentile: Annotated[float, Field(gt=50, le=100)] | None = None
+    """Of the values that `calibration: percentile` keeps, at either end. Default: 99.99."""
+
+    @model_validator(mode="after")
+    def _percentile_alone(self) -> Options:
+        if self.percentile is not None and self.calibration != "percentile":
+            raise ValueError("percentile goes with calibration: percentile")
+        return self
 
 
 STAGE = Stage(
