@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from edgekd.compress.histograms import Chooser, Histogram, Levels
 from edgekd.compress.pt2e import (
@@ -61,7 +62,7 @@ def count_quantizable(model: nn.Module) -> list[str]:
 
 def calibrate(
     prepared: GraphModule, batches: Iterable[Tensor | tuple[Tensor, ...]], choose: Chooser | None = None
-) -> None:
+) -> dict[str, Histogram]:
     """Show a prepared graph real inputs, so that its observers learn the ranges.
 
     Args:
@@ -69,6 +70,9 @@ def calibrate(
         batches: inputs; a tuple where the network takes several.
         choose: the range of an activation from the histogram of its values. None: the smallest and largest value seen,
             which is always the range of weights.
+
+    Returns:
+        With `choose` what was seen, by the names of the observers of activations.
 
     Raises:
         StageError: there is no batch, or a value in the network is NaN or infinite.
@@ -90,21 +94,47 @@ def calibrate(
             hook.remove()
     if not count:
         raise StageError("no calibration data: quantization needs real inputs to learn the ranges from")
-    _check_finite(prepared)
+    check_finite(prepared)
     if choose is not None:
         for name, observer in watched.items():
             _narrow(observer, seen[name], choose)
     settle(prepared)
+    return seen
 
 
 def activation_observers(prepared: GraphModule) -> Iterator[tuple[str, MinMaxObserver]]:
     """Yield the observers of values that are computed, with their names; one that serves several values comes once."""
-    modules, found = dict(prepared.named_modules()), set()
+    for node, observer in _observers(prepared):
+        if node.args[0].op != "get_attr":
+            yield str(node.target), observer
+
+
+def weight_observers(prepared: GraphModule) -> Iterator[tuple[str, MinMaxObserver | PerChannelMinMaxObserver]]:
+    """Yield the observers of weights, with the names of the parameters."""
+    for node, observer in _observers(prepared):
+        if node.args[0].op == "get_attr":
+            yield str(node.args[0].target), observer
+
+
+def observe_weight(observer: MinMaxObserver | PerChannelMinMaxObserver, weight: Tensor) -> None:
+    """Give an observer the range of a weight as it is now, whatever it was before."""
+    if isinstance(observer, PerChannelMinMaxObserver):
+        low, high = weight.movedim(observer.ch_axis, 0).flatten(1).aminmax(dim=1)
+    else:
+        low, high = weight.aminmax()
+    observer.min_val.copy_(low)
+    observer.max_val.copy_(high)
+    _widen_zeros(observer)
+
+
+def _observers(prepared: GraphModule) -> Iterator[tuple[Node, Any]]:
+    """Yield what observes a range of its own, each once."""
+    modules, found = dict(prepared.named_modules(remove_duplicate=False)), set()
     for node in prepared.graph.nodes:
         observer = modules.get(str(node.target)) if node.op == "call_module" else None
-        if isinstance(observer, MinMaxObserver) and node.args[0].op != "get_attr" and observer not in found:
+        if isinstance(observer, MinMaxObserver | PerChannelMinMaxObserver) and observer not in found:
             found.add(observer)
-            yield str(node.target), observer
+            yield node, observer
 
 
 def settle(prepared: GraphModule) -> None:
@@ -115,7 +145,12 @@ def settle(prepared: GraphModule) -> None:
     _fit_biases(prepared)
 
 
-def _check_finite(prepared: GraphModule) -> None:
+def check_finite(prepared: GraphModule) -> None:
+    """Refuse ranges that are not finite.
+
+    Raises:
+        StageError: with the name of the observer.
+    """
     for name, module in prepared.named_modules():
         if isinstance(module, MinMaxObserver | PerChannelMinMaxObserver) and not bool(
             torch.isfinite(module.min_val).all() and torch.isfinite(module.max_val).all()
@@ -133,8 +168,8 @@ def _narrow(observer: MinMaxObserver, seen: Histogram, choose: Chooser) -> None:
 
 def _widen_zeros(observer: MinMaxObserver | PerChannelMinMaxObserver) -> None:
     """Give a range to what is always zero, a dead channel or input: kernels divide by its scale."""
-    largest = float(torch.maximum(observer.max_val, -observer.min_val).max())
-    observer.max_val.clamp_(min=largest * _SMALLEST_CHANNEL if largest > 0 else 1.0)
+    largest = torch.maximum(observer.max_val, -observer.min_val).max()
+    observer.max_val.clamp_(min=torch.where(largest > 0, largest * _SMALLEST_CHANNEL, 1.0))
 
 
 def _fit_biases(prepared: GraphModule) -> None:

@@ -12,35 +12,40 @@ from torch import Tensor, nn
 
 from edgekd import data as datasets
 from edgekd import models
-from edgekd.compress import histograms, quantization
+from edgekd.compress import histograms, qat, quantization
 from edgekd.data import Data
 from edgekd.device import Scheme
 from edgekd.errors import StageError
 from edgekd.stage import Inputs
 from edgekd.stages.quantize import Options
+from edgekd.training import ranks
 
 BATCH = 64
 PERCENTILE = 99.99
 
 
 def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
-    """Calibrate the newest student on training samples, and keep its weights and ranges."""
+    """Calibrate the newest student on training samples, train it on if asked, and keep its weights and ranges."""
     source = inputs.artifacts["model"]
     description = models.describe(source.path)
     scheme = Scheme.model_validate(inputs.context["scheme"])
     data = datasets.of(inputs)
     count = calibration_samples(options, data)
     prepared = quantization.prepare(models.load(source.path), (models.example(description.input_shape),), scheme)
-    quantization.calibrate(prepared, _batches(data, count, inputs), chooser(options))
-    edit = {"edit": "quantize", "scheme": scheme.model_dump()}
-    models.save(out, description.edited(edit), quantization.observed_state(prepared))
+    seen = quantization.calibrate(prepared, _batches(data, count, inputs), chooser(options))
+    facts = qat.train(prepared, seen, options, data, inputs, out) if options.mode == "qat" else {}
+    if ranks.world()[0] == 0:
+        edit = {"edit": "quantize", "scheme": scheme.model_dump()}
+        models.save(out, description.edited(edit), quantization.observed_state(prepared))
     return {
+        **facts,
         "parameters": source.facts["parameters"],
         "macs": source.facts["macs"],
         "scheme": scheme.label,
         "quantized_layers": quantization.quantized_layers(prepared),
         "calibration_samples": count,
         "calibration": options.calibration,
+        "mode": options.mode,
     }
 
 
