@@ -3,12 +3,13 @@
 The graph is the one that calibration works on, annotated by the same rules. While it is trained, each of its observers
 is wrapped: what passes is rounded as the observer's integers would, and gradients pass as if it were not, but for
 values outside of the range (straight-through). Afterwards the observers are put back, with the ranges that they then
-have, and the rest of the way is that of post-training quantization. BatchNorm is folded before, so nothing of it is left.
+have, and the rest of the way is that of post-training quantization. BatchNorm is folded before: nothing of it is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ FOLLOWED = 0.01
 FROZEN_AFTER = 2 / 3
 """Of the training; in the rest of it, the ranges of activations stay as they are and the weights adapt to them."""
 
-Observer = MinMaxObserver | PerChannelMinMaxObserver
+Observer: TypeAlias = MinMaxObserver | PerChannelMinMaxObserver
 
 
 class FakeActivation(nn.Module):
@@ -35,6 +36,8 @@ class FakeActivation(nn.Module):
         updates: how often the range moves.
     """
 
+    kind = ""
+    """It stands for none of the network's layers."""
     seen: Tensor
 
     def __init__(self, observer: MinMaxObserver, kept: tuple[float, float], updates: int) -> None:
@@ -61,6 +64,8 @@ class FakeActivation(nn.Module):
 
 class FakeWeight(nn.Module):
     """Rounds a weight; its range is always all of it."""
+
+    kind = ""
 
     def __init__(self, observer: Observer) -> None:
         super().__init__()

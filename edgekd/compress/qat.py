@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekd import tasks
-from edgekd.compress import fake_quantization, quantization
+from edgekd.compress import fake_quantization, naming, quantization
 from edgekd.compress.histograms import Histogram
 from edgekd.compress.quantizer import LINEARS
 from edgekd.data import Data
@@ -57,10 +57,16 @@ def train(
     calibrated = quantization.observed_state(prepared)
     observers = fake_quantization.begin(prepared, seen, (training.epochs or 0) * cut.steps * cut.parts)
     before = evaluate(prepared, data.validation, tasks.load(inputs.task), accelerate("cpu", "fp32"), divided=False)
+    teaching = inputs.blocks["distill"] or Distillation()
+    looked = any(term.loss.on == "features" for term in teaching.terms())
+    if looked:
+        naming.name_layers(prepared)
     facts = learn(
-        prepared, inputs.blocks["distill"] or Distillation(), sources(inputs.artifacts), training, data, inputs, out,
+        prepared, teaching, sources(inputs.artifacts), training, data, inputs, out,
         last_bias=last_bias(prepared) if inputs.data.omit else None,
     )  # fmt: skip
+    if looked:
+        naming.forget_layers(prepared)
     fake_quantization.end(prepared, observers)
     quantization.check_finite(prepared)
     better = facts["validation"] >= before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,16 +104,16 @@ def calibrate(
 
 def activation_observers(prepared: GraphModule) -> Iterator[tuple[str, MinMaxObserver]]:
     """Yield the observers of values that are computed, with their names; one that serves several values comes once."""
-    for node, observer in _observers(prepared):
-        if node.args[0].op != "get_attr":
-            yield str(node.target), observer
+    for name, source, observer in _observers(prepared):
+        if source.op != "get_attr":
+            yield name, observer
 
 
 def weight_observers(prepared: GraphModule) -> Iterator[tuple[str, MinMaxObserver | PerChannelMinMaxObserver]]:
     """Yield the observers of weights, with the names of the parameters."""
-    for node, observer in _observers(prepared):
-        if node.args[0].op == "get_attr":
-            yield str(node.args[0].target), observer
+    for _, source, observer in _observers(prepared):
+        if source.op == "get_attr":
+            yield str(source.target), observer
 
 
 def observe_weight(observer: MinMaxObserver | PerChannelMinMaxObserver, weight: Tensor) -> None:
@@ -127,14 +127,14 @@ def observe_weight(observer: MinMaxObserver | PerChannelMinMaxObserver, weight: 
     _widen_zeros(observer)
 
 
-def _observers(prepared: GraphModule) -> Iterator[tuple[Node, Any]]:
-    """Yield what observes a range of its own, each once."""
+def _observers(prepared: GraphModule) -> Iterator[tuple[str, Node, Any]]:
+    """Yield the name of what observes a range of its own, the value that it observes, and itself; each once."""
     modules, found = dict(prepared.named_modules(remove_duplicate=False)), set()
     for node in prepared.graph.nodes:
         observer = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(observer, MinMaxObserver | PerChannelMinMaxObserver) and observer not in found:
             found.add(observer)
-            yield node, observer
+            yield str(node.target), cast(Node, node.args[0]), observer
 
 
 def settle(prepared: GraphModule) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
