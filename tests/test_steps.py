@@ -331,3 +331,12 @@ def test_quantization_that_trains_needs_teachers_and_depends_on_the_machine_and_
     assert (plain.stage.trains, trained.stage.trains) == (False, True)
     assert (plain.stage.reads, trained.stage.reads) == ((), ("teacher", "student", "distill"))
     assert (plain.variant, plain.context) == (trained.variant, trained.context)
+
+
+def test_4_bit_weights_are_refused_for_a_runtime_that_does_not_read_them_before_any_work():
+    old, new = ({"here": Device(version=1, backend="onnxruntime", max_opset=opset)} for opset in (20, 21))
+    small = recipe(quantize={"weights_bits": 4})
+    (problem,) = checks.device_problems(small, old)
+    assert "here (onnxruntime): 4-bit weights need ONNX opset 21, and the runtime reads up to 20" in problem
+    assert not list(checks.device_problems(small, new))
+    assert not list(checks.device_problems(recipe(quantize={}), old))

@@ -28,13 +28,14 @@ _SMALLEST_CHANNEL = 2.0**-12
 """The smallest range of a weight channel, as a share of the layer's largest."""
 
 
-def prepare(model: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> GraphModule:
+def prepare(model: nn.Module, example: tuple[Tensor, ...], scheme: Scheme, weights_bits: int = 8) -> GraphModule:
     """Return the model as a graph with its BatchNorm folded and an observer wherever the scheme quantizes.
 
     Args:
         model: the float network; it is not changed. It is taken in evaluation mode.
         example: inputs, the first axis of each is the batch, which stays free.
         scheme: what becomes an integer.
+        weights_bits: 8, or 4.
 
     Raises:
         StageError: there is no convolution and no linear layer, or the network cannot be exported.
@@ -46,7 +47,7 @@ def prepare(model: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> Gr
             f"{type(model).__name__} has nothing to quantize: no 1d or 2d convolution and no linear layer "
             f"(it calls {', '.join(called) or 'nothing'}). Switch the quantize stage off for this network"
         )
-    prepared: GraphModule = prepare_pt2e(graph, SchemeQuantizer(scheme))
+    prepared: GraphModule = prepare_pt2e(graph, SchemeQuantizer(scheme, weights_bits))
     return prepared
 
 

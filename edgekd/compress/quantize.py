@@ -22,6 +22,7 @@ from edgekd.training import ranks
 
 BATCH = 64
 PERCENTILE = 99.99
+BITS = 8
 
 
 def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
@@ -31,11 +32,13 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
     scheme = Scheme.model_validate(inputs.context["scheme"])
     data = datasets.of(inputs)
     count = calibration_samples(options, data)
-    prepared = quantization.prepare(models.load(source.path), (models.example(description.input_shape),), scheme)
+    example = models.example(description.input_shape)
+    prepared = quantization.prepare(models.load(source.path), (example,), scheme, options.weights_bits)
     seen = quantization.calibrate(prepared, _batches(data, count, inputs), chooser(options))
     facts = qat.train(prepared, seen, options, data, inputs, out) if options.mode == "qat" else {}
     if ranks.world()[0] == 0:
-        edit = {"edit": "quantize", "scheme": scheme.model_dump()}
+        bits = {"weights_bits": options.weights_bits} if options.weights_bits != BITS else {}
+        edit = {"edit": "quantize", "scheme": scheme.model_dump(), **bits}
         models.save(out, description.edited(edit), quantization.observed_state(prepared))
     return {
         **facts,
@@ -45,6 +48,7 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
         "quantized_layers": quantization.quantized_layers(prepared),
         "calibration_samples": count,
         "calibration": options.calibration,
+        "weights_bits": options.weights_bits,
         "mode": options.mode,
     }
 
@@ -75,7 +79,8 @@ def chooser(options: Options) -> histograms.Chooser | None:
 
 def restore(model: nn.Module, edit: Mapping[str, Any], example: Tensor, state: dict[str, Tensor]) -> nn.Module:
     """Replay a quantization: prepare the float network as before, give it the kept weights and ranges, convert."""
-    prepared = quantization.prepare(model, (example,), Scheme.model_validate(edit["scheme"]))
+    scheme = Scheme.model_validate(edit["scheme"])
+    prepared = quantization.prepare(model, (example,), scheme, edit.get("weights_bits", BITS))
     quantization.load_observed_state(prepared, state)
     state.clear()
     return quantization.convert(prepared)

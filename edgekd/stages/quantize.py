@@ -25,6 +25,8 @@ class Options(Frozen):
     percentile: Annotated[float, Field(gt=50, le=100)] | None = None
     """Of the values that `calibration: percentile` keeps, at either end. Default: 99.99."""
 
+    weights_bits: Literal[8, 4] = 8
+    """Of each weight in the file. 4 makes it smaller, not faster, and needs a runtime that reads ONNX opset 21."""
     epochs: PositiveInt | None = None
     """Of `mode: qat`; the other training options are the student's (or the teacher's, where there is no student).
     Default: 5."""
