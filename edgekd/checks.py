@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgekd import data as datasets
 from edgekd import plugin
+from edgekd.device import Device
 from edgekd.document import suggest
 from edgekd.errors import EdgekdError, UsageError
+from edgekd.graph import four_bits
 from edgekd.graph.lint import inspect
 from edgekd.options import Network, Teacher
 from edgekd.recipe import Recipe
 from edgekd.shipped import shipped_modules
 from edgekd.stages.distill import Options as Distillation
+from edgekd.stages.quantize import Options as Quantization
 from edgekd.stages.targets import Options as Targets
 from edgekd.steps import why_no_targets
 from edgekd.tasks import shipped_tasks
@@ -41,6 +44,15 @@ def check(recipe: Recipe, found: Sequence[str], data_dir: Path | None) -> None:
         problems.append(str(error))
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def device_problems(recipe: Recipe, devices: Mapping[str, Device]) -> Iterator[str]:
+    """Yield what a recipe asks for and the runtime of a device does not take."""
+    options = recipe.options("quantize")
+    if isinstance(options, Quantization) and options.weights_bits == 4:
+        for name, device in devices.items():
+            if device.max_opset < four_bits.OPSET:
+                yield f"quantize.weights_bits: {name} ({device.backend}): {four_bits.too_old(device.max_opset)}"
 
 
 def _network_problems(recipe: Recipe) -> Iterator[str]:

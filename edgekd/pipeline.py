@@ -81,14 +81,15 @@ def prepare(
     if out is not None:
         rundir.check_target(out)
     places, problems = placing.place(loaded, bundle=handling.bundle, lock_clocks=handling.lock_clocks, say=show.say)
-    checks.check(recipe, problems, data_dir)
+    chosen = {name: place.device for name, place in places.items()}
+    checks.check(recipe, [*problems, *checks.device_problems(recipe, chosen)], data_dir)
     shop = open_workshop(recipe, store=store, data_dir=data_dir, accelerate_config=accelerate_config, show=show)
     batch = _measuring(recipe).batch_size
     if batch > len(shop.data.test):
         raise UsageError(
             f"measure.batch_size: {batch} samples are to be timed at once; the test split has {len(shop.data.test)}"
         )
-    return Job(recipe, places, shop, steps.steps(recipe, {name: place.device for name, place in places.items()}))
+    return Job(recipe, places, shop, steps.steps(recipe, chosen))
 
 
 def open_workshop(

@@ -14,6 +14,8 @@ from edgekd.recipe import AUTO, Recipe
 from edgekd.stage import Stage
 from edgekd.stages import declared
 from edgekd.stages.distill import Options as Distillation
+from edgekd.stages.quantize import TRAINED
+from edgekd.stages.quantize import Options as Quantization
 from edgekd.stages.targets import Options as Targets
 
 NEED_ALL = frozenset({"logit_mse", "standardized_kd"})
@@ -87,7 +89,7 @@ def steps(recipe: Recipe, devices: Mapping[str, Device]) -> list[Step]:
         elif stage.per == "run" and not (name == "choose" and recipe.teacher != AUTO):
             _once(chain, name, stage)
         elif stage.per == "scheme":
-            _per_scheme(chain, name, stage, devices)
+            _per_scheme(chain, recipe, name, stage, devices)
         elif stage.per == "variant":
             _per_variant(chain, recipe, name, stage, devices)
     return chain.made
@@ -167,7 +169,10 @@ def _once(chain: _Chain, name: str, stage: Stage) -> None:
         chain.models[stage.makes] = name
 
 
-def _per_scheme(chain: _Chain, name: str, stage: Stage, devices: Mapping[str, Device]) -> None:
+def _per_scheme(chain: _Chain, recipe: Recipe, name: str, stage: Stage, devices: Mapping[str, Device]) -> None:
+    options = recipe.options(name)
+    if isinstance(options, Quantization) and options.mode == "qat":
+        stage = TRAINED
     distinct = {found.label: found for found in schemes(devices).values()}
     needs = chain.needs(stage)
     for label, found in distinct.items():

@@ -326,3 +326,27 @@ def test_teachers_that_do_not_go_together(changes, told):
     with pytest.raises(UsageError) as error:
         recipe(**changes)
     assert told in str(error.value)
+
+
+# ---- quantization with training needs what training needs
+
+
+def test_quantization_that_trains_needs_teachers_and_depends_on_the_machine_and_calibration_does_not():
+    plain, trained = (
+        next(step for step in steps.steps(recipe(quantize=options), BOX) if step.name == "quantize")
+        for options in ({}, {"mode": "qat"})
+    )
+    assert dict(plain.needs) == {"model": "distill"}
+    assert dict(trained.needs) == {"model": "distill", "teacher": "teacher", "targets": "targets"}
+    assert (plain.stage.trains, trained.stage.trains) == (False, True)
+    assert (plain.stage.reads, trained.stage.reads) == ((), ("teacher", "student", "distill"))
+    assert (plain.variant, plain.context) == (trained.variant, trained.context)
+
+
+def test_4_bit_weights_are_refused_for_a_runtime_that_does_not_read_them_before_any_work():
+    old, new = ({"here": Device(version=1, backend="onnxruntime", max_opset=opset)} for opset in (20, 21))
+    small = recipe(quantize={"weights_bits": 4})
+    (problem,) = checks.device_problems(small, old)
+    assert "here (onnxruntime): 4-bit weights need ONNX opset 21, and the runtime reads up to 20" in problem
+    assert not list(checks.device_problems(small, new))
+    assert not list(checks.device_problems(recipe(quantize={}), old))

@@ -58,6 +58,7 @@ def export(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
             metadata=metadata,
             max_opset=max_opset,
             quantized_layers=len(quantized) if quantized is not None else None,
+            weights_bits=source.facts.get("weights_bits", 8),
         )
     found = inspect(out / FILE)
     return {

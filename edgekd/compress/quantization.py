@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
+from edgekd.compress.histograms import Chooser, Histogram, Levels
 from edgekd.compress.pt2e import (
     DerivedObserverOrFakeQuantize,
     MinMaxObserver,
@@ -26,13 +28,14 @@ _SMALLEST_CHANNEL = 2.0**-12
 """The smallest range of a weight channel, as a share of the layer's largest."""
 
 
-def prepare(model: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> GraphModule:
+def prepare(model: nn.Module, example: tuple[Tensor, ...], scheme: Scheme, weights_bits: int = 8) -> GraphModule:
     """Return the model as a graph with its BatchNorm folded and an observer wherever the scheme quantizes.
 
     Args:
         model: the float network; it is not changed. It is taken in evaluation mode.
         example: inputs, the first axis of each is the batch, which stays free.
         scheme: what becomes an integer.
+        weights_bits: 8, or 4.
 
     Raises:
         StageError: there is no convolution and no linear layer, or the network cannot be exported.
@@ -44,7 +47,7 @@ def prepare(model: nn.Module, example: tuple[Tensor, ...], scheme: Scheme) -> Gr
             f"{type(model).__name__} has nothing to quantize: no 1d or 2d convolution and no linear layer "
             f"(it calls {', '.join(called) or 'nothing'}). Switch the quantize stage off for this network"
         )
-    prepared: GraphModule = prepare_pt2e(graph, SchemeQuantizer(scheme))
+    prepared: GraphModule = prepare_pt2e(graph, SchemeQuantizer(scheme, weights_bits))
     return prepared
 
 
@@ -58,38 +61,116 @@ def count_quantizable(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)]
 
 
-def calibrate(prepared: GraphModule, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> None:
+def calibrate(
+    prepared: GraphModule, batches: Iterable[Tensor | tuple[Tensor, ...]], choose: Chooser | None = None
+) -> dict[str, Histogram]:
     """Show a prepared graph real inputs, so that its observers learn the ranges.
-
-    A range is the smallest and largest value seen. Narrowing it to the least squared rounding error, or averaging it
-    over batches, was measured on trained networks and brought the logits no closer: rare large values matter.
 
     Args:
         prepared: what `prepare` returned.
         batches: inputs; a tuple where the network takes several.
+        choose: the range of an activation from the histogram of its values. None: the smallest and largest value seen,
+            which is always the range of weights.
+
+    Returns:
+        With `choose` what was seen, by the names of the observers of activations.
 
     Raises:
         StageError: there is no batch, or a value in the network is NaN or infinite.
     """
+    watched = dict(activation_observers(prepared)) if choose else {}
+    seen = {name: Histogram() for name in watched}
+    hooks = [
+        observer.register_forward_pre_hook(lambda _, given, name=name: seen[name].add(given[0]))
+        for name, observer in watched.items()
+    ]
     count = 0
-    with torch.no_grad():
-        for batch in batches:
-            prepared(*(batch if isinstance(batch, tuple) else (batch,)))
-            count += 1
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                prepared(*(batch if isinstance(batch, tuple) else (batch,)))
+                count += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
     if not count:
         raise StageError("no calibration data: quantization needs real inputs to learn the ranges from")
-    for name, module in prepared.named_modules():
+    check_finite(prepared)
+    if choose is not None:
+        for name, observer in watched.items():
+            _narrow(observer, seen[name], choose)
+    settle(prepared)
+    return seen
+
+
+def activation_observers(prepared: GraphModule) -> Iterator[tuple[str, MinMaxObserver]]:
+    """Yield the observers of values that are computed, with their names; one that serves several values comes once."""
+    for name, source, observer in _observers(prepared):
+        if source.op != "get_attr":
+            yield name, observer
+
+
+def weight_observers(prepared: GraphModule) -> Iterator[tuple[str, MinMaxObserver | PerChannelMinMaxObserver]]:
+    """Yield the observers of weights, with the names of the parameters."""
+    for _, source, observer in _observers(prepared):
+        if source.op == "get_attr":
+            yield str(source.target), observer
+
+
+def observe_weight(observer: MinMaxObserver | PerChannelMinMaxObserver, weight: Tensor) -> None:
+    """Give an observer the range of a weight as it is now, whatever it was before."""
+    if isinstance(observer, PerChannelMinMaxObserver):
+        low, high = weight.movedim(observer.ch_axis, 0).flatten(1).aminmax(dim=1)
+    else:
+        low, high = weight.aminmax()
+    observer.min_val.copy_(low)
+    observer.max_val.copy_(high)
+    _widen_zeros(observer)
+
+
+def _observers(prepared: GraphModule) -> Iterator[tuple[str, Node, Any]]:
+    """Yield the name of what observes a range of its own, the value that it observes, and itself; each once."""
+    modules, found = dict(prepared.named_modules(remove_duplicate=False)), set()
+    for node in prepared.graph.nodes:
+        observer = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(observer, MinMaxObserver | PerChannelMinMaxObserver) and observer not in found:
+            found.add(observer)
+            yield str(node.target), cast(Node, node.args[0]), observer
+
+
+def settle(prepared: GraphModule) -> None:
+    """Make observed ranges such that kernels can work with them: of what is always zero, and of biases."""
+    for module in prepared.modules():
         if isinstance(module, MinMaxObserver | PerChannelMinMaxObserver):
-            if not bool(torch.isfinite(module.min_val).all() and torch.isfinite(module.max_val).all()):
-                raise StageError(f"calibration saw NaN or infinity at {name}: a weight or an input is not finite")
             _widen_zeros(module)
     _fit_biases(prepared)
 
 
+def check_finite(prepared: GraphModule) -> None:
+    """Refuse ranges that are not finite.
+
+    Raises:
+        StageError: with the name of the observer.
+    """
+    for name, module in prepared.named_modules():
+        if isinstance(module, MinMaxObserver | PerChannelMinMaxObserver) and not bool(
+            torch.isfinite(module.min_val).all() and torch.isfinite(module.max_val).all()
+        ):
+            raise StageError(f"calibration saw NaN or infinity at {name}: a weight or an input is not finite")
+
+
+def _narrow(observer: MinMaxObserver, seen: Histogram, choose: Chooser) -> None:
+    """Give an observer the range that is chosen, which is never wider than what was seen."""
+    symmetric = observer.qscheme == torch.per_tensor_symmetric
+    low, high = choose(seen, Levels(observer.quant_min, observer.quant_max, symmetric))
+    observer.min_val.clamp_(min=low)
+    observer.max_val.clamp_(max=high)
+
+
 def _widen_zeros(observer: MinMaxObserver | PerChannelMinMaxObserver) -> None:
     """Give a range to what is always zero, a dead channel or input: kernels divide by its scale."""
-    largest = float(torch.maximum(observer.max_val, -observer.min_val).max())
-    observer.max_val.clamp_(min=largest * _SMALLEST_CHANNEL if largest > 0 else 1.0)
+    largest = torch.maximum(observer.max_val, -observer.min_val).max()
+    observer.max_val.clamp_(min=torch.where(largest > 0, largest * _SMALLEST_CHANNEL, 1.0))
 
 
 def _fit_biases(prepared: GraphModule) -> None:

@@ -12,38 +12,75 @@ from torch import Tensor, nn
 
 from edgekd import data as datasets
 from edgekd import models
-from edgekd.compress import quantization
+from edgekd.compress import histograms, qat, quantization
 from edgekd.data import Data
 from edgekd.device import Scheme
+from edgekd.errors import StageError
 from edgekd.stage import Inputs
 from edgekd.stages.quantize import Options
+from edgekd.training import ranks
 
 BATCH = 64
+PERCENTILE = 99.99
+BITS = 8
 
 
 def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
-    """Calibrate the newest student on training samples, and keep its weights and ranges."""
+    """Calibrate the newest student on training samples, train it on if asked, and keep its weights and ranges."""
     source = inputs.artifacts["model"]
     description = models.describe(source.path)
     scheme = Scheme.model_validate(inputs.context["scheme"])
-    prepared = quantization.prepare(models.load(source.path), (models.example(description.input_shape),), scheme)
     data = datasets.of(inputs)
-    count = min(options.samples, len(data.train.inputs))
-    quantization.calibrate(prepared, _batches(data, count, inputs))
-    edit = {"edit": "quantize", "scheme": scheme.model_dump()}
-    models.save(out, description.edited(edit), quantization.observed_state(prepared))
+    count = calibration_samples(options, data)
+    example = models.example(description.input_shape)
+    prepared = quantization.prepare(models.load(source.path), (example,), scheme, options.weights_bits)
+    seen = quantization.calibrate(prepared, _batches(data, count, inputs), chooser(options))
+    facts = qat.train(prepared, seen, options, data, inputs, out) if options.mode == "qat" else {}
+    if ranks.world()[0] == 0:
+        bits = {"weights_bits": options.weights_bits} if options.weights_bits != BITS else {}
+        edit = {"edit": "quantize", "scheme": scheme.model_dump(), **bits}
+        models.save(out, description.edited(edit), quantization.observed_state(prepared))
     return {
+        **facts,
         "parameters": source.facts["parameters"],
         "macs": source.facts["macs"],
         "scheme": scheme.label,
         "quantized_layers": quantization.quantized_layers(prepared),
         "calibration_samples": count,
+        "calibration": options.calibration,
+        "weights_bits": options.weights_bits,
+        "mode": options.mode,
     }
+
+
+def calibration_samples(options: Options, data: Data) -> int:
+    """Return how many samples there are to calibrate with.
+
+    Raises:
+        StageError: none.
+    """
+    if not len(data.train.inputs):
+        raise StageError("quantize: the training split is empty, and activations get their ranges from its samples")
+    return min(options.samples, len(data.train.inputs))
+
+
+def chooser(options: Options) -> histograms.Chooser | None:
+    """Return how the range of an activation is chosen; None: it is all that was seen."""
+    match options.calibration:
+        case "percentile":
+            return histograms.percentile(options.percentile or PERCENTILE)
+        case "mse":
+            return histograms.least_squares
+        case "entropy":
+            return histograms.least_information_lost
+        case _:
+            return None
 
 
 def restore(model: nn.Module, edit: Mapping[str, Any], example: Tensor, state: dict[str, Tensor]) -> nn.Module:
     """Replay a quantization: prepare the float network as before, give it the kept weights and ranges, convert."""
-    prepared = quantization.prepare(model, (example,), Scheme.model_validate(edit["scheme"]))
+    scheme = Scheme.model_validate(edit["scheme"])
+    prepared = quantization.prepare(model, (example,), scheme, edit.get("weights_bits", BITS))
     quantization.load_observed_state(prepared, state)
     state.clear()
     return quantization.convert(prepared)

@@ -70,6 +70,7 @@ _MOVES = frozenset(
 _IDENTITIES = frozenset({aten.dropout.default, aten.dropout_.default})
 
 _WEIGHT_LIMIT = 127
+_FOUR_BIT_WEIGHT_LIMIT = 7
 _REDUCED_WEIGHT_LIMIT = 64
 """The largest weight for which the sum of two products with 8-bit activations fits 16 bits: 2 * 255 * 64 < 2**15."""
 
@@ -78,13 +79,17 @@ BIAS_LIMIT = 2**30
 
 
 class SchemeQuantizer(Quantizer):  # type: ignore[misc]
-    """Annotates an exported graph by the rules above."""
+    """Annotates an exported graph by the rules above.
 
-    def __init__(self, scheme: Scheme) -> None:
+    Args:
+        weights_bits: 8 (or 7, as the scheme says), or 4.
+    """
+
+    def __init__(self, scheme: Scheme, weights_bits: int = 8) -> None:
         super().__init__()
         self._scheme = scheme
         self._activation = _activation_spec(scheme)
-        self._weight = _weight_spec(scheme)
+        self._weight = _weight_spec(scheme, weights_bits)
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Write means over the image as average pools, which have integer kernels, and remove what does nothing."""
@@ -180,9 +185,11 @@ def _activation_spec(scheme: Scheme) -> QuantizationSpec:
     )
 
 
-def _weight_spec(scheme: Scheme) -> QuantizationSpec:
+def _weight_spec(scheme: Scheme, bits: int) -> QuantizationSpec:
     per_channel = scheme.weights == "per-channel"
     limit = _REDUCED_WEIGHT_LIMIT if scheme.reduce_range else _WEIGHT_LIMIT
+    if bits == 4:
+        limit = _FOUR_BIT_WEIGHT_LIMIT
     return QuantizationSpec(
         dtype=torch.int8,
         observer_or_fake_quant_ctr=(PerChannelMinMaxObserver if per_channel else MinMaxObserver).with_args(),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd.data import Data
 from edgekd.distill.layers import layers
@@ -22,12 +22,15 @@ ROUNDS = 2
 BLOCK = 500
 
 
-def correct(model: nn.Module, data: Data, omitted: Sequence[int], task: Task) -> dict[str, float]:
+def correct(
+    model: nn.Module, data: Data, omitted: Sequence[int], task: Task, bias: Tensor | None = None
+) -> dict[str, float]:
     """Shift the biases of omitted classes in place to where the validation score is highest.
 
     Args:
         model: on the CPU; it ends in a linear layer with one output per class.
         omitted: the classes' indices.
+        bias: that of the last layer, where the network is a graph that has no named layers.
 
     Returns:
         The shift of each class, by its name.
@@ -41,11 +44,11 @@ def correct(model: nn.Module, data: Data, omitted: Sequence[int], task: Task) ->
             model.eval()(torch.from_numpy(split.inputs[begin : begin + BLOCK])) for begin in range(0, len(split), BLOCK)
         ]
     answers = torch.cat(parts).float().numpy()
-    last = _last(model, data)
+    shifted = _last(model, data).bias if bias is None else bias
     shifts = best_shifts(answers, split.targets, omitted, task)
     with torch.no_grad():
         for index, shift in shifts.items():
-            last.bias[index] += shift
+            shifted[index] += shift
     return {data.classes[index]: round(shift, 1) for index, shift in shifts.items()}
 
 

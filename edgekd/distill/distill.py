@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd import data as datasets
 from edgekd import tasks
@@ -53,8 +53,14 @@ def learn(
     data: Data,
     inputs: Inputs,
     out: Path,
+    *,
+    last_bias: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Train a network in place with teachers, and return the facts of the training."""
+    """Train a network in place with teachers, and return the facts of the training.
+
+    Args:
+        last_bias: that of the outputs, where the network is a graph that has no named layers.
+    """
     task, accelerator = tasks.load(inputs.task), accelerate(inputs.compute, training.precision)
     goal = objective(options, model, teachers, data, task, training, accelerator=accelerator, seed=inputs.seed)
     facts = fit(
@@ -63,7 +69,7 @@ def learn(
     )  # fmt: skip
     goal.close()
     if inputs.data.omit:
-        facts["bias_correction"] = correct(model, data, inputs.data.omit, task)
+        facts["bias_correction"] = correct(model, data, inputs.data.omit, task, last_bias)
         facts["validation"] = evaluate(model, data.validation, task, accelerate("cpu", "fp32"), divided=False)
     return facts
 

@@ -39,8 +39,10 @@ def layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
     found: list[Layer] = []
 
     def note(name: str, module: nn.Module, given: tuple[Any, ...], result: Any) -> None:
-        if given and isinstance(given[0], Tensor) and isinstance(result, Tensor) and result.ndim > 1:
-            found.append(Layer(name, type(module).__name__, tuple(result.shape[1:]), tuple(given[0].shape[1:])))
+        # In a graph that is made for training on integers, a module says which kind of layer it stands for, if any.
+        kind = str(getattr(module, "kind", type(module).__name__))
+        if kind and given and isinstance(given[0], Tensor) and isinstance(result, Tensor) and result.ndim > 1:
+            found.append(Layer(name, kind, tuple(result.shape[1:]), tuple(given[0].shape[1:])))
 
     hooks = [
         module.register_forward_hook(lambda module, given, result, name=name: note(name, module, given, result))

@@ -16,6 +16,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from edgekd.errors import StageError
+from edgekd.graph import four_bits
 from edgekd.graph.capture import capture, quiet_pytrees
 from edgekd.graph.clean import clean, strip
 from edgekd.graph.lint import find_opset, nonfinite_tensors, quantization_problems
@@ -45,6 +46,7 @@ def export_onnx(
     metadata: Mapping[str, str],
     max_opset: int,
     quantized_layers: int | None,
+    weights_bits: int = 8,
 ) -> ExportFacts:
     """Write a float network or a converted (quantized) graph to an ONNX file, atomically.
 
@@ -57,14 +59,20 @@ def export_onnx(
         metadata: strings stored in the file (`metadata_props`).
         max_opset: the newest opset the device reads.
         quantized_layers: how many convolutions and linear layers must come out quantized; None for a float network.
+        weights_bits: 4 or 8, of each weight of a quantized network.
 
     Raises:
         StageError: the network cannot be exported, holds NaN or infinity, needs a newer opset, or did not come out
             quantized where it was meant to be.
     """
     _require_finite(model)
-    proto = _to_proto(model, example, input_names, output_names)
+    small = quantized_layers is not None and weights_bits == 4
+    if small and max_opset < four_bits.OPSET:
+        raise StageError(f"{path.name}: {four_bits.too_old(max_opset)}")
+    proto = _to_proto(model, example, input_names, output_names, four_bits.OPSET if small else None)
     clean(proto, metadata)
+    if small:
+        four_bits.pack_weights(proto)
     proto = _fit_opset(proto, max_opset)
     layers, problems = quantization_problems(proto)
     if quantized_layers is not None and layers != quantized_layers:
@@ -87,7 +95,11 @@ def _require_finite(model: nn.Module) -> None:
 
 
 def _to_proto(
-    model: nn.Module, example: tuple[Tensor, ...], input_names: Sequence[str], output_names: Sequence[str]
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    opset: int | None,
 ) -> ModelProto:
     program = capture(model, example)
     try:
@@ -96,6 +108,7 @@ def _to_proto(
                 program,
                 input_names=list(input_names),
                 output_names=list(output_names),
+                opset_version=opset,
                 dynamo=True,
                 verbose=False,
             )

@@ -18,8 +18,8 @@ from edgekd.graph.macs import count_macs
 LAYER_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _MOVES = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
-_WEIGHT_TYPES = _FLOATS | {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32}
-_INTEGERS_8 = frozenset({TensorProto.INT8, TensorProto.UINT8})
+_INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
+_WEIGHT_TYPES = _FLOATS | _INTEGERS | {TensorProto.INT32}
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def nonfinite_tensors(proto: ModelProto) -> list[str]:
 def quantization_problems(proto: ModelProto) -> tuple[int, list[str]]:
     """Return how many layers compute on integers, and what is wrong with the QDQ form of the graph.
 
-    A layer counts when its input and weight come from a DequantizeLinear, and a constant weight is stored in 8 bits.
+    A layer counts when its input and weight come from a DequantizeLinear, and a constant weight has 8 or 4 bits.
     Wrong are quantized or dequantized values that nothing uses, and constants that are quantized but stored as floats.
     """
     graph = proto.graph
@@ -170,7 +170,7 @@ def _is_quantized(node: NodeProto, producers: Mapping[str, NodeProto], constants
     return all(
         source is not None
         and source.op_type == "DequantizeLinear"
-        and (source.input[0] not in constants or constants[source.input[0]].data_type in _INTEGERS_8)
+        and (source.input[0] not in constants or constants[source.input[0]].data_type in _INTEGERS)
         for source in sources
     )
 
