@@ -49,7 +49,7 @@ def check(recipe: Recipe, found: Sequence[str], data_dir: Path | None) -> None:
 def device_problems(recipe: Recipe, devices: Mapping[str, Device]) -> Iterator[str]:
     """Yield what a recipe asks for and the runtime of a device does not take."""
     options = recipe.options("quantize")
-    if isinstance(options, Quantization) and options.weights_bits == 4:
+    if isinstance(options, Quantization) and options.weights_bits == 4 and options.buckets is None:
         for name, device in devices.items():
             if device.max_opset < four_bits.OPSET:
                 yield f"quantize.weights_bits: {name} ({device.backend}): {four_bits.too_old(device.max_opset)}"

@@ -38,6 +38,9 @@ def export(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
         "classes": json.dumps(data.classes),
         "preprocessing": json.dumps(data.preprocessing, sort_keys=True),
     }
+    if "buckets" in source.facts:  # no operator has such weights: the file holds them as floats
+        told = f"{source.facts['weights_bits']} bits in buckets of {source.facts['buckets']}, stored here as floats"
+        metadata |= {"weights": told, "compressed_bytes": str(source.facts["compressed_bytes"])}
     max_opset: int = inputs.context["max_opset"]
     if is_black_box(source):
         adopt(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from edgekd.compress.bucketing import BucketedWeight, Untouched
 from edgekd.compress.histograms import Histogram
 from edgekd.compress.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 from edgekd.compress.quantization import activation_observers, observe_weight, settle, weight_observers
@@ -85,12 +86,18 @@ class FakeWeight(nn.Module):
         )
 
 
-def begin(prepared: GraphModule, seen: Mapping[str, Histogram], forwards: int) -> dict[str, Observer]:
+def begin(
+    prepared: GraphModule,
+    seen: Mapping[str, Histogram],
+    forwards: int,
+    buckets: tuple[int, int] | None = None,
+) -> dict[str, Observer]:
     """Make a calibrated graph train, in place: everything in it that is a parameter.
 
     Args:
         seen: what calibration saw of each observer, where it may have left something out.
         forwards: how many training batches, or parts of them, will pass.
+        buckets: the bits of a weight and the size of a bucket, where weights alone are rounded.
 
     Returns:
         The observers, which `end` puts back.
@@ -101,6 +108,11 @@ def begin(prepared: GraphModule, seen: Mapping[str, Histogram], forwards: int) -
         for name, observer in activation_observers(prepared)
     }
     fakes |= {observer: FakeWeight(observer) for _, observer in weight_observers(prepared)}
+    if buckets is not None:
+        fakes = {
+            observer: BucketedWeight(*buckets) if isinstance(fake, FakeWeight) else Untouched()
+            for observer, fake in fakes.items()
+        }
     modules = dict(prepared.named_modules(remove_duplicate=False))
     own = {name: module for name, module in modules.items() if module in fakes}
     for name, observer in own.items():

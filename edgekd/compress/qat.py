@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekd import tasks
-from edgekd.compress import fake_quantization, naming, quantization
+from edgekd.compress import bucketing, fake_quantization, naming, quantization
 from edgekd.compress.histograms import Histogram
 from edgekd.compress.quantizer import LINEARS
 from edgekd.data import Data
@@ -55,7 +55,8 @@ def train(
     training = trained_as(base, options)
     cut = divide(len(data.train), training)
     calibrated = quantization.observed_state(prepared)
-    observers = fake_quantization.begin(prepared, seen, (training.epochs or 0) * cut.steps * cut.parts)
+    buckets = (options.weights_bits, options.buckets) if options.buckets else None
+    observers = fake_quantization.begin(prepared, seen, (training.epochs or 0) * cut.steps * cut.parts, buckets)
     before = evaluate(prepared, data.validation, tasks.load(inputs.task), accelerate("cpu", "fp32"), divided=False)
     teaching = inputs.blocks["distill"] or Distillation()
     looked = any(term.loss.on == "features" for term in teaching.terms())
@@ -72,6 +73,8 @@ def train(
     better = facts["validation"] >= before
     if not better:
         quantization.load_observed_state(prepared, calibrated)
+    if buckets is not None:
+        bucketing.put_on_grid(prepared, *buckets)
     kept = {"validation": max(before, facts["validation"]), "kept": "trained" if better else "calibrated"}
     return {**facts, **kept, "calibrated_validation": before}
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from edgekd import data as datasets
 from edgekd import models
-from edgekd.compress import histograms, qat, quantization
+from edgekd.compress import bucketing, histograms, qat, quantization
 from edgekd.data import Data
 from edgekd.device import Scheme
 from edgekd.errors import StageError
@@ -33,24 +34,33 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
     data = datasets.of(inputs)
     count = calibration_samples(options, data)
     example = models.example(description.input_shape)
-    prepared = quantization.prepare(models.load(source.path), (example,), scheme, options.weights_bits)
+    bits = BITS if options.buckets else options.weights_bits
+    prepared = quantization.prepare(models.load(source.path), (example,), scheme, bits)
     seen = quantization.calibrate(prepared, _batches(data, count, inputs), chooser(options))
     facts = qat.train(prepared, seen, options, data, inputs, out) if options.mode == "qat" else {}
     if ranks.world()[0] == 0:
-        bits = {"weights_bits": options.weights_bits} if options.weights_bits != BITS else {}
-        edit = {"edit": "quantize", "scheme": scheme.model_dump(), **bits}
+        more = {"weights_bits": bits} if bits != BITS else {"buckets": options.buckets} if options.buckets else {}
+        edit = {"edit": "quantize", "scheme": scheme.model_dump(), **more}
         models.save(out, description.edited(edit), quantization.observed_state(prepared))
     return {
         **facts,
         "parameters": source.facts["parameters"],
         "macs": source.facts["macs"],
         "scheme": scheme.label,
-        "quantized_layers": quantization.quantized_layers(prepared),
+        "quantized_layers": None if options.buckets else quantization.quantized_layers(prepared),
+        **_bucketing_facts(options, prepared),
         "calibration_samples": count,
         "calibration": options.calibration,
         "weights_bits": options.weights_bits,
         "mode": options.mode,
     }
+
+
+def _bucketing_facts(options: Options, prepared: GraphModule) -> dict[str, int]:
+    if not options.buckets:
+        return {}
+    size = bucketing.compressed_bytes(prepared, options.weights_bits, options.buckets)
+    return {"buckets": options.buckets, "compressed_bytes": size}
 
 
 def calibration_samples(options: Options, data: Data) -> int:
@@ -83,7 +93,7 @@ def restore(model: nn.Module, edit: Mapping[str, Any], example: Tensor, state: d
     prepared = quantization.prepare(model, (example,), scheme, edit.get("weights_bits", BITS))
     quantization.load_observed_state(prepared, state)
     state.clear()
-    return quantization.convert(prepared)
+    return bucketing.without_observers(prepared) if "buckets" in edit else quantization.convert(prepared)
 
 
 def _batches(data: Data, count: int, inputs: Inputs) -> Iterator[Tensor]:

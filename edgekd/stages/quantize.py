@@ -25,8 +25,13 @@ class Options(Frozen):
     percentile: Annotated[float, Field(gt=50, le=100)] | None = None
     """Of the values that `calibration: percentile` keeps, at either end. Default: 99.99."""
 
-    weights_bits: Literal[8, 4] = 8
-    """Of each weight in the file. 4 makes it smaller, not faster, and needs a runtime that reads ONNX opset 21."""
+    weights_bits: Literal[8, 4, 2] = 8
+    """Of each weight in the file. 4 makes it smaller, not faster, and needs a runtime that reads ONNX opset 21; 2 needs
+    `buckets`."""
+    buckets: Annotated[int, Field(ge=2)] | None = None
+    """Of `mode: qat`: quantize weights alone, so many consecutive ones with a range of their own (quantized
+    distillation, Polino et al. 2018, arXiv:1802.05668; theirs is 256). The file holds floats: no runtime has such
+    weights."""
     epochs: PositiveInt | None = None
     """Of `mode: qat`; the other training options are the student's (or the teacher's, where there is no student).
     Default: 5."""
@@ -37,7 +42,9 @@ class Options(Frozen):
     def _belongs_together(self) -> Options:
         if self.percentile is not None and self.calibration != "percentile":
             raise ValueError("percentile goes with calibration: percentile")
-        for name in ("epochs", "learning_rate"):
+        if self.weights_bits == 2 and self.buckets is None:
+            raise ValueError("weights_bits: 2 goes with buckets: no runtime has weights of 2 bits; choose 4 or 8")
+        for name in ("epochs", "learning_rate", "buckets"):
             if getattr(self, name) is not None and self.mode != "qat":
                 raise ValueError(f"{name} goes with mode: qat; nothing is trained without it")
         return self

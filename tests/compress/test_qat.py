@@ -154,9 +154,37 @@ def test_an_empty_training_split_is_refused_before_anything_is_captured(given, t
         ({"epochs": 3}, "epochs goes with mode: qat"),
         ({"learning_rate": 0.1}, "learning_rate goes with mode: qat"),
         ({"percentile": 99.0}, "percentile goes with calibration: percentile"),
+        ({"buckets": 256}, "buckets goes with mode: qat"),
+        ({"mode": "qat", "weights_bits": 2}, "no runtime has weights of 2 bits"),
+        ({"weights_bits": 3}, "2, 4 or 8|8, 4 or 2"),
         ({"calibration": "percentile", "percentile": 40.0}, "greater than 50"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Options(**options)
+
+
+@pytest.mark.parametrize("bits", [2])
+def test_quantized_distillation_stores_floats_on_the_grid_and_says_what_they_would_take(bits, given, tmp_path):
+    facts, _ = run(Options(mode="qat", epochs=1, samples=64, weights_bits=bits, buckets=64), given, tmp_path / "out")
+    assert (facts["weights_bits"], facts["buckets"], facts["quantized_layers"]) == (bits, 64, None)
+    loaded = models.load(tmp_path / "out")
+    weights = [p.detach() for p in loaded.parameters() if p.dim() > 1]
+    assert len(weights) == 3
+    for weight in weights:
+        assert all(len(part.unique()) <= 2**bits for part in weight.flatten().split(64))
+    floats = sum(p.numel() for p in loaded.parameters() if p.dim() == 1)
+    expected = sum(bits * w.numel() + 64 * -(-w.numel() // 64) for w in weights) + 32 * floats
+    assert facts["compressed_bytes"] == -(-expected // 8)
+    split = datasets.of(given).validation
+    with torch.no_grad():
+        outputs = loaded(torch.from_numpy(split.inputs)).numpy()
+    score = float(np.mean(tasks.load("classification").score({"outputs": outputs}, split.targets)))
+    assert score == pytest.approx(facts["validation"], abs=1.5 / len(split))
+    export_onnx(
+        loaded, (models.example(SHAPE),), tmp_path / "m.onnx", input_names=["input"], output_names=["logits"],
+        metadata={}, max_opset=20, quantized_layers=None,
+    )  # fmt: skip
+    actual = parity.run_onnx(tmp_path / "m.onnx", {"input": split.inputs}, 64)
+    assert not parity.check(parity.compare({"logits": outputs}, actual), parity.FLOAT_TOLERANCE)
