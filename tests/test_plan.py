@@ -110,7 +110,7 @@ def test_another_device_retrains_nothing(chain):
 
 def test_a_device_of_another_scheme_only_quantizes_for_itself(chain, tmp_path):
     (tmp_path / "board.yaml").write_text(
-        "version: 1\nbackend: onnxruntime\nquantization: {activations: s8, symmetric: true, reduce_range: false}\n"
+        "version: 1\nextends: cpu\nquantization: {activations: s8, symmetric: true, reduce_range: false}\n"
     )
     planned = _planned(chain.store, tiny(), devices=["cpu", str(tmp_path / "board.yaml")])
     again = {label for label, one in planned.items() if one.artifact is None}

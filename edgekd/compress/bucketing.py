@@ -36,7 +36,8 @@ def bucketed(weight: Tensor, bits: int, size: int) -> Tensor:
     spread, levels = high - low, 2**bits - 1
     share = (rows - low) / torch.where(spread > 0, spread, 1)
     rounded = torch.ceil(share * levels - 0.5) / levels * spread + low
-    return rounded.flatten()[: len(flat)].view_as(weight)
+    found: Tensor = rounded.flatten()[: len(flat)].view_as(weight)
+    return found
 
 
 def compressed_bytes(prepared: GraphModule, bits: int, size: int) -> int:
