@@ -4,13 +4,16 @@ VENV   ?= .venv
 KILLS  ?= 20
 PIP     = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test check soak bench clean
+.PHONY: demo test coverage check soak bench clean
 
 demo: $(VENV)/.all          ## the default recipe, from teacher to verdict
 	$(VENV)/bin/edgekd pipeline
 
 test: $(VENV)/.dev          ## the tests, under 10 minutes on 2 cores
-	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not soak" --cov=edgekd --cov-report=term:skip-covered
+	$(VENV)/bin/python -m pytest -m "not soak"
+
+coverage: $(VENV)/.dev     ## the tests again, with what they cover; takes half as long again
+	$(VENV)/bin/python -m pytest -m "not soak" --cov=edgekd --cov-report=term:skip-covered
 
 check: $(VENV)/.dev         ## format, lint, types, layers, the agent's Python 3.8
 	$(VENV)/bin/ruff format --check .

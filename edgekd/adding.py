@@ -1,7 +1,7 @@
 """Complete a run with the result of a bundle: a measurement that was made where this machine cannot reach.
 
-All of it is verified in a folder of its own, a report on it included, before the run is touched. Then the measurement
-takes its place, and last run.json, by which it counts: a run that was left between the two is as it was.
+All of it, a report on it included, is verified in a folder of its own. Then the measurement takes its place, and last
+run.json, by which it counts: a run that was left between the two is as it was.
 """
 
 from __future__ import annotations
@@ -71,8 +71,7 @@ class _Found:
     Args:
         device: the bundle's.
         folder: its measurement.
-        content: of measurement.json.
-        digest: of measurement.json, which has the digests of all other files.
+        content: of measurement.json; its digest vouches for all other files.
     """
 
     device: str

@@ -130,9 +130,7 @@ def test_a_counter_that_goes_away_is_told(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_a_machine_without_rapl_says_so(tmp_path: Path) -> None:
-    assert meters.find("rapl", tmp_path)[2] == (
-        "rapl: no /sys/class/powercap/intel-rapl* here"
-    )
+    assert meters.find("rapl", tmp_path)[2] == ("rapl: no /sys/class/powercap/intel-rapl* here")
 
 
 def test_a_machine_without_packages_says_so(tmp_path: Path) -> None:

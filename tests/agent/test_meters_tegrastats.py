@@ -238,6 +238,4 @@ def test_unknown_rails_and_a_program_that_cannot_start_are_told(tmp_path: Path) 
 
 
 def test_a_machine_without_it_says_so(tmp_path: Path) -> None:
-    assert meters.find("tegrastats", tmp_path)[2] == (
-        "tegrastats: no such program here"
-    )
+    assert meters.find("tegrastats", tmp_path)[2] == ("tegrastats: no such program here")

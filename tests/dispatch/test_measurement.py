@@ -162,11 +162,13 @@ def test_machines_are_measured_at_once_but_each_does_one_job_after_the_other(ord
 
 
 def test_an_interrupt_cancels_what_runs_elsewhere(order, tmp_path, monkeypatch):
-    cancelled = threading.Event()
+    begun, cancelled = threading.Event(), threading.Event()
 
     def measure(folder, out, *, address, cancel, **_):
         if address.host == "a":
+            begun.wait(30)
             raise KeyboardInterrupt
+        begun.set()
         cancel.wait(30)
         if cancel.is_set():
             cancelled.set()
