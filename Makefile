@@ -9,7 +9,7 @@ PIP     = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet 
 demo: $(VENV)/.all          ## the default recipe, from teacher to verdict
 	$(VENV)/bin/edgekd pipeline
 
-test: $(VENV)/.dev          ## the tests, under 10 minutes on 2 cores
+test: $(VENV)/.dev          ## the tests, 10 to 15 minutes on 2 cores
 	$(VENV)/bin/python -m pytest -m "not soak"
 
 coverage: $(VENV)/.dev     ## the tests again, with what they cover; takes half as long again
