@@ -64,7 +64,6 @@ def layers(name: str, overrides: Sequence[str], data_dir: Path | None, as_json: 
 
     A loss on features takes these names; behind one, ":input" means what the layer is given.
     """
-    making = importlib.import_module("edgekd.making")  # with all that a run needs; to look at recipes needs none of it
     # The other commands of this group answer at once: they load nothing that reads networks.
     making = importlib.import_module("edgekd.making")
     found = making.layers(recipes.Recipe.load(name, overrides), data_dir)
