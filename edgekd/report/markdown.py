@@ -13,6 +13,7 @@ from edgekd.report.plain import clean
 
 MARKS: dict[Status, str] = {"passed": "✅", "failed": "❌", "skipped": "⏭️", "error": "⚠️"}
 _WORDS: dict[Status, str] = {"passed": "passed", "failed": "failed", "skipped": "skipped", "error": "not checked"}
+_WORST_FIRST: tuple[Status, ...] = ("failed", "error", "passed", "skipped")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#$!])")
 _LONGEST = 1000  # characters of a cell
 _MOST = 50_000  # characters of details in all: GitHub refuses a summary above 1 MiB
@@ -26,7 +27,7 @@ def render(cases: Sequence[Case], *, title: str, lead: str = "") -> str:
         lead: Markdown between the count and the tables, such as a table of figures; it is taken as it is.
     """
     count = counted(cases)
-    worst = next((status for status in ("failed", "error", "passed", "skipped") if count[status]), "skipped")
+    worst: Status = next((status for status in _WORST_FIRST if count[status]), "skipped")
     told = ", ".join(f"{count[status]} {_WORDS[status]}" for status in STATUSES if count[status]) or "nothing to check"
     parts = [f"## {MARKS[worst]} {escaped(title)}", told]
     bad = [case for case in cases if case.status in ("failed", "error")]
