@@ -113,7 +113,11 @@ def bench(
             "reference": reference,
             "gates": gates.model_dump(exclude_none=True, exclude_defaults=True) if gates else {},
             "variants": {
-                variant: {"parameters": facts[path.stem].parameters, "macs": facts[path.stem].macs}
+                variant: {
+                    "integers": facts[path.stem].quantized_layers > 0,
+                    "parameters": facts[path.stem].parameters,
+                    "macs": facts[path.stem].macs,
+                }
                 for variant, path in outcome.models.items()
             },
             "devices": {name: {**entry(folder, places[name], outcome), "scheme": None}},

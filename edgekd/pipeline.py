@@ -279,7 +279,7 @@ def _measuring(recipe: Recipe) -> Measuring:
 def _variant_facts(
     outcomes: Iterable[Outcome], made: Sequence[Step], artifacts: Mapping[str, Artifact]
 ) -> dict[str, Any]:
-    """Return role, parameters and MACs of every variant, in the order of the chain."""
+    """Return role, kind and size of the network of every variant, in the order of the chain."""
     exported = {step.variant: artifacts[step.label].facts for step in made if step.name == "export"}
     found: dict[str, Any] = {}
     for outcome in outcomes:
@@ -287,6 +287,7 @@ def _variant_facts(
             role = variant.partition("-")[0]
             found[variant] = {
                 "role": role if role in ("teacher", "baseline") else "candidate",
+                "integers": bool(exported[path.stem]["quantized_layers"]),
                 **{key: exported[path.stem][key] for key in ("parameters", "macs")},
             }
     return found

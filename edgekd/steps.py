@@ -14,7 +14,7 @@ from edgekd.recipe import AUTO, Recipe
 from edgekd.stage import Stage
 from edgekd.stages import declared
 from edgekd.stages.distill import Options as Distillation
-from edgekd.stages.quantize import TRAINED
+from edgekd.stages.quantize import STAGES as QUANTIZING
 from edgekd.stages.quantize import Options as Quantization
 from edgekd.stages.targets import Options as Targets
 
@@ -27,7 +27,7 @@ class Step:
     """One run of one stage.
 
     Args:
-        label: unique name, "quantize[u8]".
+        label: unique name, "quantize[int8-u8]".
         variant: the variant that it makes or works on.
         needs: for each role the label of the step that makes it.
         given: blocks that it works with instead of the recipe's own, such as which teacher's.
@@ -89,7 +89,7 @@ def steps(recipe: Recipe, devices: Mapping[str, Device]) -> list[Step]:
         elif stage.per == "run" and not (name == "choose" and recipe.teacher != AUTO):
             _once(chain, name, stage)
         elif stage.per == "scheme":
-            _per_scheme(chain, recipe, name, stage, devices)
+            _quantized(chain, recipe, name, devices)
         elif stage.per == "variant":
             _per_variant(chain, recipe, name, stage, devices)
     return chain.made
@@ -103,7 +103,7 @@ def training_steps(recipe: Recipe) -> list[Step]:
 
 
 def variants(device_scheme: Scheme, made: Sequence[Step]) -> dict[str, str]:
-    """Return the variants that a device measures, each with the variant of the steps: "int8" is its own scheme's."""
+    """Return the variants that a device measures, each with that of the steps: "int8" is its own scheme's."""
     exported = {step.variant for step in made if step.name == "export"}
     found = {}
     for step in made:
@@ -111,7 +111,7 @@ def variants(device_scheme: Scheme, made: Sequence[Step]) -> dict[str, str]:
             continue
         if step.stage.per != "scheme":
             found[step.variant] = step.variant
-        elif step.variant.endswith(f"-{device_scheme.label}"):
+        elif step.variant == f"{step.stage.makes}-{device_scheme.label}":
             found[step.stage.makes] = step.variant
     return found
 
@@ -169,16 +169,19 @@ def _once(chain: _Chain, name: str, stage: Stage) -> None:
         chain.models[stage.makes] = name
 
 
-def _per_scheme(chain: _Chain, recipe: Recipe, name: str, stage: Stage, devices: Mapping[str, Device]) -> None:
+def _quantized(chain: _Chain, recipe: Recipe, name: str, devices: Mapping[str, Device]) -> None:
+    """In every mode, for every scheme of the devices, from the same float network."""
     options = recipe.options(name)
-    if isinstance(options, Quantization) and options.mode == "qat":
-        stage = TRAINED
+    assert isinstance(options, Quantization)
     distinct = {found.label: found for found in schemes(devices).values()}
-    needs = chain.needs(stage)
-    for label, found in distinct.items():
-        variant, step = f"{stage.makes}-{label}", f"{name}[{label}]"
-        chain.made.append(Step(step, name, stage, variant, needs, context={"scheme": found.model_dump()}))
-        chain.models[variant] = step
+    needs = {mode: chain.needs(QUANTIZING[mode]) for mode in options.mode}
+    for mode in options.mode:
+        stage, own = QUANTIZING[mode], {name: options.of_mode(mode)}
+        for label, found in distinct.items():
+            variant = f"{stage.makes}-{label}"
+            step = f"{name}[{variant}]"
+            chain.made.append(Step(step, name, stage, variant, needs[mode], own, {"scheme": found.model_dump()}))
+            chain.models[variant] = step
 
 
 def _per_variant(chain: _Chain, recipe: Recipe, name: str, stage: Stage, devices: Mapping[str, Device]) -> None:

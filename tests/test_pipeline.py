@@ -22,7 +22,7 @@ from edgekd.recipe import DEFAULT
 from edgekd.report import build
 
 VARIANTS = ("teacher", "student", "pruned", "int8-SCHEME")
-STEPS = ["teacher", "targets", "distill", "prune", "quantize[SCHEME]"]
+STEPS = ["teacher", "targets", "distill", "prune", "quantize[int8-SCHEME]"]
 STEPS += [f"{stage}[{variant}]" for stage in ("export", "validate") for variant in VARIANTS]
 
 

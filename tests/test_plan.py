@@ -19,7 +19,7 @@ TARGETS = {"targets"}
 STUDENT = {"distill", "export[student]", "validate[student]"}
 PRUNED = {"prune", "export[pruned]", "validate[pruned]"}
 BASELINE = {"baseline", "export[baseline]", "validate[baseline]"}
-INT8 = {"quantize[S]", "export[int8-S]", "validate[int8-S]"}
+INT8 = {"quantize[int8-S]", "export[int8-S]", "validate[int8-S]"}
 VALIDATED = {f"validate[{variant}]" for variant in ("teacher", "student", "pruned", "int8-S")}
 EXPORTED = {label.replace("validate", "export") for label in VALIDATED} | VALIDATED
 ALL = TEACHER | TARGETS | STUDENT | PRUNED | INT8
@@ -68,9 +68,9 @@ def test_a_change_makes_again_what_depends_on_it_and_nothing_else(chain, key, va
     scheme = chain.content["devices"]["cpu"]["scheme"]["label"]
     planned = _planned(chain.store, _changed(tiny(), key, value))
     there = (ALL | again) - (TARGETS if key == "targets" or "augment" in key else set())
-    assert planned.keys() == {label.replace("S]", f"{scheme}]") for label in there}
+    assert planned.keys() == {label.replace("-S]", f"-{scheme}]") for label in there}
     found = {label for label, one in planned.items() if one.artifact is None}
-    assert found == {label.replace("S]", f"{scheme}]") for label in again}
+    assert found == {label.replace("-S]", f"-{scheme}]") for label in again}
     assert all(bool(one.reason) == (one.artifact is None) for one in planned.values())
 
 
@@ -114,7 +114,15 @@ def test_a_device_of_another_scheme_only_quantizes_for_itself(chain, tmp_path):
     )
     planned = _planned(chain.store, tiny(), devices=["cpu", str(tmp_path / "board.yaml")])
     again = {label for label, one in planned.items() if one.artifact is None}
-    assert again == {"quantize[s8-symmetric]", "export[int8-s8-symmetric]", "validate[int8-s8-symmetric]"}
+    assert again == {"quantize[int8-s8-symmetric]", "export[int8-s8-symmetric]", "validate[int8-s8-symmetric]"}
+
+
+def test_another_mode_and_its_options_leave_the_calibrated_network_as_it_is(chain):
+    content = _changed(tiny(), "quantize.mode", ["ptq", "qat"])
+    for epochs in (3, 4):
+        planned = _planned(chain.store, _changed(content, "quantize.epochs", epochs))
+        again = {label.partition("-")[0] for label, one in planned.items() if one.artifact is None}
+        assert again == {"quantize[qat", "export[qat", "validate[qat"}
 
 
 def test_each_device_measures_the_int8_of_its_own_scheme():

@@ -15,6 +15,7 @@ from edgekd.device import Device, Quantization
 from edgekd.errors import UsageError
 from edgekd.stage import Stage
 from edgekd.stages import declared
+from edgekd.stages.quantize import Options as Quantizing
 from edgekd.terms import losses
 
 BOX = {"box": Device(version=1, backend="onnxruntime", quantization=Quantization(activations="u8", reduce_range=False))}
@@ -56,7 +57,7 @@ def test_one_teacher():
 def test_the_whole_chain_in_the_order_of_the_work():
     made = steps.steps(Recipe.of(**tiny()), BOX)
     assert [step.label for step in made] == [
-        "teacher", "targets", "distill", "prune", "quantize[u8]",
+        "teacher", "targets", "distill", "prune", "quantize[int8-u8]",
         *(f"export[{variant}]" for variant in ("teacher", "student", "pruned", "int8-u8")),
         *(f"validate[{variant}]" for variant in ("teacher", "student", "pruned", "int8-u8")),
     ]  # fmt: skip
@@ -67,13 +68,26 @@ def test_the_whole_chain_in_the_order_of_the_work():
         known.add(step.label)
 
 
+def test_each_mode_quantizes_the_same_network_and_makes_a_variant():
+    several = recipe(quantize={"mode": ["ptq", "qat"], "epochs": 3, "samples": 64})
+    made = {step.label: step for step in steps.steps(several, BOX)}
+    calibrated, trained = made["quantize[int8-u8]"], made["quantize[qat-u8]"]
+    assert calibrated.needs == {"model": "distill"}
+    assert trained.needs == {"model": "distill", "teacher": "teacher", "targets": "targets"}
+    assert calibrated.block(several, "quantize") == Quantizing(mode="ptq", samples=64)
+    assert trained.block(several, "quantize") == Quantizing(mode="qat", epochs=3, samples=64)
+    assert steps.variants(steps.schemes(BOX)["box"], list(made.values())) == {
+        "teacher": "teacher", "student": "student", "int8": "int8-u8", "qat": "qat-u8",
+    }  # fmt: skip
+
+
 def test_low_rank_comes_between_pruning_and_quantization():
     made = {step.label: step for step in steps.steps(Recipe.of(**tiny(factorize=True)), BOX)}
     assert [label for label in made if "[" not in label or label.startswith("quantize")] == [
-        "teacher", "targets", "distill", "prune", "factorize", "quantize[u8]",
+        "teacher", "targets", "distill", "prune", "factorize", "quantize[int8-u8]",
     ]  # fmt: skip
     assert made["factorize"].needs == {"model": "prune", "teacher": "teacher", "targets": "targets"}
-    assert made["quantize[u8]"].needs == {"model": "factorize"}
+    assert made["quantize[int8-u8]"].needs == {"model": "factorize"}
     assert list(exported(factorize={})) == ["teacher", "student", "factorized"]
 
 
@@ -340,7 +354,8 @@ def test_quantization_that_trains_needs_teachers_and_depends_on_the_machine_and_
     assert dict(trained.needs) == {"model": "distill", "teacher": "teacher", "targets": "targets"}
     assert (plain.stage.trains, trained.stage.trains) == (False, True)
     assert (plain.stage.reads, trained.stage.reads) == ((), ("teacher", "student", "distill"))
-    assert (plain.variant, plain.context) == (trained.variant, trained.context)
+    assert (plain.variant, trained.variant) == ("int8-u8", "qat-u8")
+    assert plain.context == trained.context
 
 
 def test_4_bit_weights_are_refused_for_a_runtime_that_does_not_read_them_before_any_work():

@@ -37,7 +37,7 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
     bits = BITS if options.buckets else options.weights_bits
     prepared = quantization.prepare(models.load(source.path), (example,), scheme, bits)
     seen = quantization.calibrate(prepared, _batches(data, count, inputs), chooser(options))
-    facts = qat.train(prepared, seen, options, data, inputs, out) if options.mode == "qat" else {}
+    facts = qat.train(prepared, seen, options, data, inputs, out) if "qat" in options.mode else {}
     if ranks.world()[0] == 0:
         more = {"weights_bits": bits} if bits != BITS else {"buckets": options.buckets} if options.buckets else {}
         edit = {"edit": "quantize", "scheme": scheme.model_dump(), **more}
@@ -52,7 +52,7 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
         "calibration_samples": count,
         "calibration": options.calibration,
         "weights_bits": options.weights_bits,
-        "mode": options.mode,
+        "mode": options.mode[0],
     }
 
 

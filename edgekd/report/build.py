@@ -87,8 +87,8 @@ def _device(run: Run, name: str, task: tasks.Task, gates: dict[str, Any]) -> dic
     reference, variants = run.content["reference"], device["variants"]
     chain, pipeline = roles.chain(variants, reference), run.content["kind"] == "pipeline"
     for own, variant in variants.items():
-        names = chain if own in chain else list(variants)
-        variant["float_counterpart"] = float_counterpart(own, names, pipeline=pipeline and own in chain)
+        among = {name: variants[name] for name in chain} if own in chain else variants
+        variant["float_counterpart"] = float_counterpart(own, among, pipeline=pipeline and own in chain)
     for own, variant in variants.items():
         variant["why"] = of_variant(run.measurements[name].content, own, device) if there else []
     return {**device, "verdict": judge(device, gates=gates, reference=reference)}

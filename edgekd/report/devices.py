@@ -120,6 +120,7 @@ def _variant(
     return {
         "error": error,
         "role": described.get("role", CANDIDATE),
+        "integers": described.get("integers"),
         **test.figures,
         "by_class": by_class(test.scores, run.labels.get("test"), _class_names(run)),
         "validation": qualities.get("validation", none).figures,

@@ -4,16 +4,18 @@ them."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from edgekd.report import units
 from edgekd.report.latency import comparison
 
+Variants = Mapping[str, Mapping[str, Any]]
 
-def is_integer(name: str) -> bool:
-    """Whether a variant claims to compute in 8-bit integers: its name says int8 (int8, student.int8, int8-qat)."""
-    return _says("int8", name)
+
+def is_integer(name: str, variants: Variants) -> bool:
+    """Whether a variant claims to compute in 8-bit integers: its file has integer layers, or its name says int8."""
+    return bool(variants[name].get("integers")) or _says("int8", name)
 
 
 def is_half(name: str) -> bool:
@@ -30,41 +32,43 @@ def stem(name: str) -> str:
     return re.sub(r"[._-]?(int8|fp16).*$", "", name, flags=re.IGNORECASE)
 
 
-def made_from(name: str, names: Sequence[str]) -> str | None:
-    """The variant of a pipeline that this one was made from: its float32 where it is that in float16, else the one
-    before it that is not a mere float16, if there is one."""
-    if is_half(name) and stem(name) in names:
+def made_from(name: str, variants: Variants) -> str | None:
+    """The variant of a pipeline that this one was made from: its float32 where it is that in float16, else the float32
+    one before it, if there is one."""
+    if is_half(name) and stem(name) in variants:
         return stem(name)
-    before = names[: names.index(name)]
+    names = list(variants)
+    before = [other for other in names[: names.index(name)] if not is_integer(other, variants)]
     whole = [other for other in before if not is_half(other)] or before
     return whole[-1] if whole else None
 
 
-def float_counterpart(name: str, names: Sequence[str], *, pipeline: bool) -> str | None:
+def float_counterpart(name: str, variants: Variants, *, pipeline: bool) -> str | None:
     """The float32 variant of one in lower precision: its name without the precision, or in a pipeline the float32 one
     before it."""
-    if not (is_integer(name) or is_half(name)):
+    if not (is_integer(name, variants) or is_half(name)):
         return None
-    if stem(name) in names:
+    if stem(name) != name and stem(name) in variants:
         return stem(name)
-    return made_from(name, [other for other in names if other == name or not is_integer(other)]) if pipeline else None
+    return made_from(name, variants) if pipeline else None
 
 
 def precision_faults(name: str, device: Mapping[str, Any]) -> list[str]:
     """Why a variant in lower precision is not to be recommended on this device: slower than its float, or not really
     in that precision there."""
     variant = device["variants"][name]
-    if not (is_integer(name) or is_half(name)):
+    integers = is_integer(name, device["variants"])
+    if not (integers or is_half(name)):
         return []
     faults = []
     precision: Mapping[str, int] = variant["precision"] or {}
-    label, what = ("int8", "as integers") if is_integer(name) else ("16", "in 16 bits")
+    label, what = ("int8", "as integers") if integers else ("16", "in 16 bits")
     if precision and not any(count for ran, count in precision.items() if label in ran):
         faults.append(f"does not run {what} on this device ({executed(precision)})")
     origin = variant.get("float_counterpart")
     if origin:
         faults += _slower(name, origin, f"its float {origin}", device)
-        faults += [fault for other in _halves(origin, device) if is_integer(name)
+        faults += [fault for other in _halves(origin, device) if integers
                    for fault in _slower(name, other, other, device)]  # fmt: skip
     return faults
 

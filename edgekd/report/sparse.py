@@ -28,7 +28,7 @@ def sentences(device: Mapping[str, Any], reference: str | None) -> list[str]:
 
 def _gains(name: str, device: Mapping[str, Any]) -> Iterator[str]:
     variants: Mapping[str, Variant] = device["variants"]
-    variant, origin = variants[name], made_from(name, list(variants))
+    variant, origin = variants[name], made_from(name, variants)
     if variant["size_bytes"] and variant["compressed_bytes"]:
         beside = variants[origin]["compressed_bytes"] if origin else None
         packed = f"{units.size(variant['size_bytes'])} as a file, {units.size(variant['compressed_bytes'])} compressed"

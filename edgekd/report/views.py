@@ -130,9 +130,8 @@ def steps(device: Mapping[str, Any], reference: str | None) -> list[dict[str, An
     largest = max((v["size_bytes"] or 0 for _, v in measured), default=0)
     slowest = max((v["latency_ns"]["p50"] for _, v in measured if v["latency_ns"]), default=0)
     found: list[dict[str, Any]] = []
-    names = [name for name, _ in measured]
     for name, variant in measured:
-        origin = made_from(name, names)
+        origin = made_from(name, dict(measured))
         p50 = variant["latency_ns"]["p50"] if variant["latency_ns"] else None
         found.append({
             "name": name,

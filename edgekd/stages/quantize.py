@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from edgekd.document import Frozen
 from edgekd.stage import Stage
+
+Mode = Literal["ptq", "qat"]
+
+OWN: Mapping[str, tuple[str, ...]] = {"epochs": ("qat",), "learning_rate": ("qat",), "buckets": ("qat",)}
+"""The options that belong to some modes only, with those modes; each is None where it is not given."""
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
 
 class Options(Frozen):
     """Quantization; the scheme (signedness, symmetry, granularity) comes from the device profile."""
 
-    mode: Literal["ptq", "qat"] = "ptq"
-    """"ptq": the trained network is calibrated. "qat": after that it is trained on, with the rounding of the integers
-    in its forward pass and with its teachers."""
+    mode: Annotated[tuple[Mode, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = ("ptq",)
+    """One, or several in a list; each makes a variant of its own. "ptq" (variant `int8`): the trained network is
+    calibrated. "qat" (`qat`): after that it is trained on, with the rounding of the integers in its forward pass and
+    with its teachers."""
     samples: PositiveInt = 512
     """Calibration samples, taken from the training split."""
     calibration: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
@@ -42,12 +53,20 @@ class Options(Frozen):
     def _belongs_together(self) -> Options:
         if self.percentile is not None and self.calibration != "percentile":
             raise ValueError("percentile goes with calibration: percentile")
-        if self.weights_bits == 2 and self.buckets is None:
-            raise ValueError("weights_bits: 2 goes with buckets: no runtime has weights of 2 bits; choose 4 or 8")
-        for name in ("epochs", "learning_rate", "buckets"):
-            if getattr(self, name) is not None and self.mode != "qat":
-                raise ValueError(f"{name} goes with mode: qat; nothing is trained without it")
+        if len(set(self.mode)) < len(self.mode):
+            raise ValueError(f"mode: {', '.join(self.mode)}: each can be there once")
+        if self.weights_bits == 2 and (self.buckets is None or self.mode != ("qat",)):
+            raise ValueError(
+                "weights_bits: 2 goes with buckets and mode: qat alone: no runtime has weights of 2 bits; choose 4 or 8"
+            )
+        for name, modes in OWN.items():
+            if getattr(self, name) is not None and not set(modes) & set(self.mode):
+                raise ValueError(f"{name} goes with mode: {' or '.join(modes)}; without it, it means nothing")
         return self
+
+    def of_mode(self, mode: Mode) -> Options:
+        """Return what concerns one of the modes, so that its result does not depend on the options of another."""
+        return self.model_copy(update={"mode": (mode,), **{name: None for name, of in OWN.items() if mode not in of}})
 
 
 STAGE = Stage(
@@ -61,9 +80,11 @@ STAGE = Stage(
 )
 TRAINED = replace(
     STAGE,
+    makes="qat",
     consumes=("model", "teacher", "targets"),
     reads=("teacher", "student", "distill"),
     packages=("torch", "torchao", "accelerate"),
     trains=True,
 )
-"""The same with `mode: qat`."""
+STAGES: Mapping[Mode, Stage] = {"ptq": STAGE, "qat": TRAINED}
+"""What each mode is as a stage: what it needs, and which variant it makes."""

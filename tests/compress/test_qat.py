@@ -151,6 +151,10 @@ def test_an_empty_training_split_is_refused_before_anything_is_captured(given, t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"mode": []}, "at least 1 item"),
+        ({"mode": ["ptq", "ptq"]}, "each can be there once"),
+        ({"mode": "pqt"}, "'ptq' or 'qat'"),
+        ({"mode": ["ptq", "qat"], "weights_bits": 2, "buckets": 64}, "no runtime has weights of 2 bits"),
         ({"epochs": 3}, "epochs goes with mode: qat"),
         ({"learning_rate": 0.1}, "learning_rate goes with mode: qat"),
         ({"percentile": 99.0}, "percentile goes with calibration: percentile"),

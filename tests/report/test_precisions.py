@@ -14,7 +14,15 @@ from edgekd.report.precisions import (
     stem,
 )
 
-CHAIN = ["teacher", "teacher-fp16", "student", "student-fp16", "pruned", "pruned-fp16", "int8"]
+NAMES = ["teacher", "teacher-fp16", "student", "student-fp16", "pruned", "pruned-fp16", "int8"]
+
+
+def known(*names: str, **integers: bool) -> dict[str, dict[str, Any]]:
+    """Variants of which nothing is known but their names, then those whose files are known."""
+    return {name: {} for name in names} | {name: {"integers": whole} for name, whole in integers.items()}
+
+
+CHAIN = known(*NAMES)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +30,14 @@ CHAIN = ["teacher", "teacher-fp16", "student", "student-fp16", "pruned", "pruned
     [("int8", True), ("student.int8", True), ("int8-qat", True), ("INT8", True), ("print8", False), ("int80", False)],
 )
 def test_which_names_claim_integers(name: str, integer: bool) -> None:
-    assert is_integer(name) is integer
+    assert is_integer(name, {name: {}}) is integer
+
+
+@pytest.mark.parametrize("name", ["qat", "mixed", "dynamic", "student"])
+def test_a_file_with_integer_layers_claims_integers_whatever_its_name(name: str) -> None:
+    for known in (True, False):
+        assert is_integer(name, {name: {"integers": known}}) is known
+    assert is_integer("int8", {"int8": {"integers": False}})
 
 
 @pytest.mark.parametrize(
@@ -44,19 +59,20 @@ def test_what_each_variant_was_made_from() -> None:
 
 
 def test_the_float_counterpart_of_an_integer_variant() -> None:
-    names = ["teacher", "student", "pruned", "int8"]
-    assert float_counterpart("int8", names, pipeline=True) == "pruned"
-    assert float_counterpart("pruned", names, pipeline=True) is None
-    assert float_counterpart("int8-qat", [*names, "int8-qat"], pipeline=True) == "pruned"
-    assert float_counterpart("a.int8", ["a", "b", "a.int8"], pipeline=False) == "a"
-    assert float_counterpart("c.int8", ["a", "c.int8"], pipeline=False) is None
+    chain = known("teacher", "student", "pruned", "int8", qat=True, dynamic=True)
+    assert {name: float_counterpart(name, chain, pipeline=True) for name in chain} == {
+        "teacher": None, "student": None, "pruned": None, "int8": "pruned", "qat": "pruned", "dynamic": "pruned",
+    }  # fmt: skip
+    assert made_from("dynamic", chain) == "pruned"
+    assert float_counterpart("a.int8", known("a", "b", "a.int8"), pipeline=False) == "a"
+    assert float_counterpart("c.int8", known("a", "c.int8"), pipeline=False) is None
 
 
 def test_the_float_counterpart_of_a_half_and_past_one() -> None:
     assert float_counterpart("pruned-fp16", CHAIN, pipeline=True) == "pruned"
     assert float_counterpart("int8", CHAIN, pipeline=True) == "pruned"
-    assert float_counterpart("b-fp16", ["a", "b-fp16"], pipeline=False) is None
-    assert float_counterpart("x-fp16", ["a", "x-fp16"], pipeline=True) == "a"
+    assert float_counterpart("b-fp16", known("a", "b-fp16"), pipeline=False) is None
+    assert float_counterpart("x-fp16", known("a", "x-fp16"), pipeline=True) == "a"
 
 
 def variant(**changes: Any) -> dict[str, Any]:

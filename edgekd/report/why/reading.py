@@ -26,7 +26,8 @@ def of_variant(measurement: Mapping[str, Any], variant: str, device: Mapping[str
     Returns:
         The fields of each `Finding`; nothing for a variant that is as fast as it should be.
     """
-    if device["variants"][variant]["error"] or not is_integer(variant) or not precision_faults(variant, device):
+    variants = device["variants"]
+    if variants[variant]["error"] or not is_integer(variant, variants) or not precision_faults(variant, device):
         return []
     return [asdict(finding) for finding in find(gather(measurement, variant, integers=True))]
 
