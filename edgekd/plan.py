@@ -112,11 +112,15 @@ def computing(asked: str, accelerate_config: Path | None = None) -> Compute:
         asked: "auto", "cpu" or "cuda".
         accelerate_config: a configuration of Accelerate, for training in parts (FSDP, DeepSpeed).
     """
-    driver = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
-    found = "cuda" if driver and not _version("torch").endswith("+cpu") else "cpu"
+    found = "cuda" if nvidia_driver() and not _version("torch").endswith("+cpu") else "cpu"
     digest = artifact.file_digest(accelerate_config) if accelerate_config else None
     rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     return Compute(found if asked == "auto" else asked, rank, processes, digest)
+
+
+def nvidia_driver() -> bool:
+    """Return whether this machine has a driver for NVIDIA cards."""
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
 
 
 def plan(store: Store, recipe: Recipe, made: Sequence[Step], data: Data, compute: Compute) -> list[Planned]:

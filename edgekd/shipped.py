@@ -8,12 +8,12 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def shipped(kind: str) -> Path:
-    """Return the folder of the shipped files of a kind, "pipelines" or "devices".
+    """Return where shipped files of a kind are: the folder "pipelines" or "devices", the file "constraints.txt".
 
     A wheel carries them inside the package; in a checkout (an editable install too) they lie beside it.
     """
     packed = _PACKAGE / "_data" / kind
-    return packed if packed.is_dir() else _PACKAGE.parent / kind
+    return packed if packed.exists() else _PACKAGE.parent / kind
 
 
 def shipped_modules(folder: str) -> list[str]:

@@ -71,6 +71,17 @@ def test_looking_needs_none(base, arguments):
     assert done.stdout
 
 
+def test_doctor_says_what_the_extras_would_give(base):
+    done = base("doctor", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = {one["name"]: one for one in json.loads(done.stdout)["findings"]}
+    for extra, package in (("train", "torch"), ("openvino", "openvino")):
+        assert (found[extra]["state"], found[extra]["mend"]) == ("missing", f"pip install 'edgekd[{extra}]'")
+        assert package in found[extra]["told"]
+    assert found["base"]["state"] == found["cpu"]["state"] == "ok"
+    assert "tested set" not in found  # constraints.txt is in the wheel, and was installed from
+
+
 def test_what_ships_is_found_in_the_wheel(base, python):
     listed = json.loads(base("recipe", "list", "--json").stdout)
     assert {"digits", "mnist-mlp", "fashion-mnist"} <= set(listed)

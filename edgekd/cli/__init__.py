@@ -28,6 +28,7 @@ COMMANDS = {
     "recipe": "List, show, copy and check recipes.",
     "device": "List and show device profiles, and probe devices.",
     "cache": "List, verify and clean the store.",
+    "doctor": "Check this installation: what works, what is missing, and how to get it.",
 }
 """Every command's one line of help; its module in this package has its name, and a click command `command`."""
 

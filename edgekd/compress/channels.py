@@ -7,10 +7,8 @@ is downwards always: of 16 channels at a ratio of 0.25 and multiples of 8 it kee
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,45 +18,10 @@ from torch_pruning.pruner import function
 
 from edgekd import models
 from edgekd.compress.importance import CONVOLUTIONS, FAILURES, Ranking, magnitude
+from edgekd.compress.keeping import WHOLE, Cut, Group, keeping, remedy
 from edgekd.document import suggest
 from edgekd.errors import StageError
 from edgekd.stages.prune import Options
-
-
-@dataclass(frozen=True)
-class Group:
-    """Channels that can only go together.
-
-    Args:
-        name: of the layer whose outputs they are.
-        cut: Torch-Pruning's function that removes outputs of such a layer.
-        sections: equal parts (of a grouped convolution) that must stay of equal size.
-        importance: of each channel of a section, (channels / sections,).
-    """
-
-    name: str
-    layer: nn.Module
-    cut: Any
-    sections: int
-    importance: Tensor
-
-    @property
-    def channels(self) -> int:
-        """How many channels there are."""
-        return self.sections * len(self.importance)
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How much is to go.
-
-    Args:
-        part: of what the options ask for, in all; less than one in the first of several steps.
-        widths: channels that each group had at first, by its name; None: they are what they were.
-    """
-
-    part: float = 1.0
-    widths: Mapping[str, int] | None = None
 
 
 def remove(
@@ -66,7 +29,7 @@ def remove(
     options: Options,
     input_shape: tuple[int, ...],
     rank: Ranking = magnitude,
-    cut: Cut = Cut(),
+    cut: Cut = WHOLE,
 ) -> list[list[Any]]:
     """Remove channels of a model in place.
 
@@ -83,10 +46,8 @@ def remove(
     """
     example = models.example(input_shape)
     graph, found = groups(model, options, input_shape, rank)
-    shares = _shares(found, options, cut)
-    keeping = [kept(group, share, options) for group, share in zip(found, shares, strict=True)]
     outputs = model(example).shape
-    for group, keep in zip(found, keeping, strict=True):
+    for group, keep in zip(found, keeping(found, options, cut), strict=True):
         if keep < group.channels:
             _cut(graph, group, _least(group, group.channels - keep))
     _check_works(model, example, outputs)
@@ -173,7 +134,7 @@ def _groups(graph: Any, untouched: set[nn.Module], rank: Ranking) -> Iterator[Gr
             _refuse_multiplied(graph, group)
             importance = rank(group)
         except FAILURES as error:
-            raise StageError(f"prune: the channels of {name} cannot be ranked: {error}; {_remedy(name)}") from error
+            raise StageError(f"prune: the channels of {name} cannot be ranked: {error}; {remedy(name)}") from error
         sections = max(_sections(dep.target.module) for dep, _ in group)
         yield Group(name, root.target.module, root.handler, sections, importance.view(sections, -1).mean(0))
 
@@ -200,39 +161,6 @@ def _sections(module: nn.Module) -> int:
     return int(module.num_groups) if isinstance(module, nn.GroupNorm) else 1
 
 
-def _shares(found: Sequence[Group], options: Options, cut: Cut) -> list[float]:
-    """Return the part of each group's channels that should stay."""
-    at_first = [(cut.widths or {}).get(group.name, group.channels) for group in found]
-    ratio = options.ratio * cut.part
-    if options.scope == "uniform" or not found:
-        return [(1 - ratio) * first / group.channels for group, first in zip(found, at_first, strict=True)]
-    ranked = torch.cat([group.importance.repeat(group.sections) for group in found]).sort().values
-    gone = sum(at_first) - len(ranked)
-    threshold = ranked[min(len(ranked) - 1, max(0, round(ratio * sum(at_first)) - gone))]
-    return [float((group.importance >= threshold).double().mean()) for group in found]
-
-
-def kept(group: Group, share: float, options: Options) -> int:
-    """Return how many channels of a group stay.
-
-    The number nearest to the share among the multiples of `round_to` and all of them; of two equally near ones the
-    larger. A grouped convolution keeps a number that its groups divide.
-
-    Raises:
-        StageError: the share is less than half a channel.
-    """
-    wanted = share * group.channels
-    if wanted < 0.5:
-        raise StageError(
-            f"prune: a ratio of {options.ratio:g} (scope: {options.scope}) would leave {wanted:.2g} of the "
-            f"{group.channels} channels of {group.name}; lower ratio, or {_remedy(group.name)}"
-        )
-    multiple = math.lcm(options.round_to, group.sections)
-    possible: list[int] = [*range(multiple, group.channels, multiple), group.channels]
-    ranked = sorted((round(abs(count - wanted), 6), -count) for count in possible)
-    return -ranked[0][1]
-
-
 def _least(group: Group, count: int) -> list[int]:
     """Return the indices of the least important channels, the same ones of each section."""
     size = group.channels // group.sections
@@ -251,15 +179,11 @@ def _cut(graph: Any, group: Group, indices: list[int]) -> None:
         if len(coupled[0].idxs) != len(indices):
             raise StageError(
                 f"prune: {len(indices)} channels of {group.name} are to go, and {len(coupled[0].idxs)} would, because "
-                f"they are used in parts; {_remedy(group.name)}"
+                f"they are used in parts; {remedy(group.name)}"
             )
         coupled.prune()
     except FAILURES as error:
-        raise StageError(f"prune: {group.name} cannot be cut: {error}; {_remedy(group.name)}") from error
-
-
-def _remedy(name: str) -> str:
-    return f"exclude it, such as by --set 'prune.exclude=[\"{name}\"]'"
+        raise StageError(f"prune: {group.name} cannot be cut: {error}; {remedy(group.name)}") from error
 
 
 def _check_works(model: nn.Module, example: Tensor, outputs: torch.Size) -> None:

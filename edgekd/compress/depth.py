@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd import models
+from edgekd.document import suggest
 from edgekd.errors import StageError
 
 PASSING = frozenset({"Add", "Relu", "LeakyRelu", "Hardtanh", "Hardswish", "Silu", "Gelu", "Elu", "Clone", "Alias"})
@@ -116,6 +117,24 @@ def enough(candidates: Sequence[str], count: int) -> None:
             )
             + "; lower depth, or switch it off (depth: 0)"
         )
+
+
+def named(model: nn.Module, names: Sequence[str], input_shape: tuple[int, ...], untouched: set[nn.Module]) -> list[str]:
+    """Return the names of blocks to remove.
+
+    Raises:
+        StageError: some are no residual blocks that can go; all of them are told.
+    """
+    candidates = blocks(model, models.example(input_shape), untouched)
+    problems = [
+        f"no residual block {name!r} that can go{suggest(name, candidates)} "
+        f"(there are: {', '.join(candidates) or 'none'})"
+        for name in names
+        if name not in candidates
+    ]
+    if problems:
+        raise StageError("\n  ".join(["prune.blocks:", *problems]))
+    return list(dict.fromkeys(names))
 
 
 def _without(model: nn.Module, name: str, loss: Callable[[], float]) -> float:

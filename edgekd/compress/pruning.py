@@ -16,9 +16,9 @@ from edgekd import data as datasets
 from edgekd import models
 from edgekd.artifact import CHECKPOINT
 from edgekd.compress import channels, depth, resuming, sparsity
-from edgekd.compress.channels import Cut
 from edgekd.compress.importance import Ranking, bn_scale, magnitude, taylor
 from edgekd.compress.judging import judged
+from edgekd.compress.keeping import Cut
 from edgekd.data import Data
 from edgekd.distill.distill import learn
 from edgekd.distill.teachers import sources
@@ -103,8 +103,12 @@ def rehearse(recipe: Recipe, data: Data) -> None:
     model, shape = networks.build(network, description, recipe.seed), description.input_shape
     untouched = channels.excluded(model, options.exclude)
     depth.enough(depth.blocks(model, models.example(shape), untouched) if options.depth else (), options.depth)
+    if options.blocks:
+        depth.remove(model, depth.named(model, options.blocks, shape, untouched))
     rank = bn_scale if options.importance == "bn_scale" else magnitude
-    if options.ratio and options.scope == "uniform":
+    if options.widths:
+        channels.remove(model, options, shape, rank)
+    elif options.ratio and options.scope == "uniform":
         remove_channels(model, options, shape, rank)
     elif options.ratio:
         channels.groups(model, options, shape, rank)
@@ -196,13 +200,18 @@ def _cut(setting: _Setting, given: _State, step: int) -> _State:
         chosen = _choose_blocks(setting, given, count)
         facts["depth"] = [{"removed": name, "losses": losses} for name, losses in chosen]
         description = description.edited({"edit": "depth", "removed": [name for name, _ in chosen]})
-    if options.ratio:
+    if options.blocks:
+        untouched = channels.excluded(model, options.exclude)
+        removed = depth.named(model, options.blocks, description.input_shape, untouched)
+        depth.remove(model, removed)
+        description = description.edited({"edit": "depth", "removed": removed})
+    if options.ratio or options.widths:
         cut = Cut(step / options.steps, setting.widths)
         history = channels.remove(model, options, description.input_shape, _rank(setting, model), cut)
         if history:
             description = description.edited({"edit": "pruning", "history": history})
         new = description.edits[setting.edits :]
-        if step == options.steps and not any(edit["edit"] == "pruning" for edit in new):
+        if options.ratio and step == options.steps and not any(edit["edit"] == "pruning" for edit in new):
             raise channels.nothing_goes(options)
     return _State(description, model, facts)
 

@@ -86,7 +86,7 @@ def place(
     for name, device in devices.items():
         if name in probes:
             places[name], found = _over_ssh(name, device, probes[name])
-        elif bundle or not _is(device, snapshot()["machine"]):
+        elif bundle or elsewhere(device):
             found = []
             why = "a bundle was asked for" if bundle else f"this machine is no {name} and no address was given"
             if device.quantization.open:
@@ -139,6 +139,11 @@ def _profile_problems(name: str, device: Device) -> Iterator[str]:
         variant_names(device, {"teacher": False})
     except UsageError as error:
         yield f"device {name}: {error}"
+
+
+def elsewhere(device: Device) -> bool:
+    """Return whether a device without an address is another machine than this one."""
+    return not _is(device, snapshot()["machine"])
 
 
 def _is(device: Device, name: str | None) -> bool:

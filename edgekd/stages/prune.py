@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from edgekd.document import Frozen
 from edgekd.options import NonNegativeInt
 from edgekd.stage import Stage
+
+RATIO = 0.5
 
 
 class Sparsity(Frozen):
@@ -34,9 +37,14 @@ class Sparsity(Frozen):
 class Options(Frozen):
     """Structured pruning through the dependency graph (DepGraph: Fang et al. 2023, arXiv:2301.12900), and sparsity."""
 
-    ratio: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Part of the channels to remove, as nearly as `round_to` allows; 0 removes none. One that would leave a layer
-    without a channel is an error."""
+    without a channel is an error. Default: 0.5, where there are no `widths` and no `blocks`."""
+    widths: Mapping[str, PositiveInt] | None = None
+    """Instead of ratio: how many channels stay, by the layer that gives its group of channels its name; groups that are
+    not named keep theirs. `edgekd recipe layers` lists the names."""
+    blocks: tuple[str, ...] | None = None
+    """Instead of depth: the names of the residual blocks to remove."""
     importance: Literal["magnitude", "bn_scale", "taylor", "distill_taylor"] = "magnitude"
     """What makes a channel count, summed over all layers that lose it: the squared weights, the scale of its BatchNorm,
     or how much the loss would change without it, to first order: the task's, or that of the distillation."""
@@ -64,9 +72,27 @@ class Options(Frozen):
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
     """Default: a third of the student's."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_ratio(cls, values: Any) -> Any:
+        if isinstance(values, dict) and all(values.get(key) is None for key in ("ratio", "widths", "blocks")):
+            return {**values, "ratio": RATIO}
+        return values
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Options:
+        explicit = [key for key in ("widths", "blocks") if getattr(self, key) is not None]
+        chosen = [key for key in ("ratio", "depth") if getattr(self, key)]
+        if explicit and (chosen or self.steps > 1):
+            raise ValueError(
+                f"{explicit[0]} says exactly what goes, in one cut; remove {(*chosen, 'steps')[0]}, which says "
+                "how much edgekd shall choose"
+            )
+        return self
+
     @model_validator(mode="after")
     def _something_to_do(self) -> Options:
-        if not self.ratio and not self.depth and self.sparsity is None:
+        if not self.ratio and not self.depth and self.sparsity is None and not self.widths and not self.blocks:
             raise ValueError(
                 "there is nothing to prune: ratio is 0, depth is 0 and there is no sparsity; or switch it off "
                 "(prune: false)"

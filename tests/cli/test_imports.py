@@ -50,6 +50,18 @@ def test_looking_at_recipes_and_devices_loads_no_framework(arguments):
     assert not _loaded(*arguments) & {*HEAVY, "rich", "jinja2"}
 
 
+def test_doctor_loads_no_framework():
+    assert not _loaded("doctor") & {
+        "torch",
+        "torchao",
+        "torch_pruning",
+        "accelerate",
+        "sklearn",
+        "matplotlib",
+        "pandas",
+    }
+
+
 def test_a_cached_run_loads_no_framework(chain, tmp_path):
     """All but the measurement: that is the agent's, in processes of its own."""
     (tmp_path / "tiny.yaml").write_text(json.dumps({"version": 1, **tiny()}))

@@ -18,9 +18,9 @@ from edgekd import data as datasets
 from edgekd import models
 from edgekd import stages as declared
 from edgekd.artifact import Artifact
-from edgekd.compress import channels, pruning, resuming
-from edgekd.compress.channels import Group
+from edgekd.compress import channels, keeping, pruning, resuming
 from edgekd.compress.importance import taylor
+from edgekd.compress.keeping import Group
 from edgekd.compress.pruning import remove_channels, restore
 from edgekd.errors import StageError, UsageError
 from edgekd.graph import parity
@@ -101,7 +101,7 @@ def test_the_rounding_is_to_the_nearest_that_can_be(size, sections, ratio, round
     group = Group("x", nn.Identity(), None, sections, torch.ones(size))
     total, wanted = size * sections, (1 - ratio) * size * sections
     assume(wanted >= 0.5)
-    stays = channels.kept(group, 1 - ratio, Options(ratio=ratio, round_to=round_to))
+    stays = keeping.kept(group, 1 - ratio, Options(ratio=ratio, round_to=round_to))
     multiple = int(np.lcm(round_to, sections))
     possible = [count for count in range(1, total + 1) if count % multiple == 0 or count == total]
     assert stays in possible
@@ -159,6 +159,22 @@ def test_removing_channels_that_do_nothing_changes_nothing(description):
     remove_channels(model, Options(ratio=0.5), SHAPE)
     assert widths(model)[next(iter(widths(model)))] == 8
     torch.testing.assert_close(model(inputs), before, rtol=1e-4, atol=1e-5)
+
+
+def test_widths_are_cut_exactly_and_other_groups_are_left():
+    model = built(RESNET)
+    remove_channels(model, Options(widths={"stem.0": 5, "stages.2.0.conv1": 24}), SHAPE)
+    assert widths(model) == {
+        "stem.0": 5, "stages.0.0.conv1": 16, "stages.0.0.conv2": 5,
+        "stages.1.0.conv1": 32, "stages.1.0.conv2": 32, "stages.1.0.shortcut.0": 32,
+        "stages.2.0.conv1": 24, "stages.2.0.conv2": 64, "stages.2.0.shortcut.0": 64, "head": 5,
+    }  # fmt: skip
+
+
+def test_widths_of_equal_parts_are_multiples_of_them():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 12, 1, groups=4), nn.Flatten(), nn.Linear(768, 5))
+    with pytest.raises(StageError, match="2: 6 channels are to stay in 4 equal parts; choose a multiple"):
+        remove_channels(model.eval(), Options(widths={"2": 6}), SHAPE)
 
 
 def test_multiply_accumulates_fall_as_the_closed_form_says():
@@ -466,6 +482,30 @@ def test_in_steps_with_blocks_and_zeros_and_it_goes_on_where_it_was(one_thread, 
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_explicit_blocks_and_widths_are_an_ordinary_pruning(one_thread, tmp_path):
+    options = Options(blocks=("stages.0.1",), widths={"stages.0.0.conv1": 8, "stages.1.0.conv1": 24}, epochs=1)
+    (tmp_path / "out").mkdir()
+    facts = pruning.prune(options, work(tmp_path), tmp_path / "out")
+    description, model = models.describe(tmp_path / "out"), models.load(tmp_path / "out")
+    assert [edit["edit"] for edit in description.edits] == ["depth", "pruning"]
+    assert isinstance(model.get_submodule("stages.0.1"), nn.Identity)
+    assert (widths(model)["stages.0.0.conv1"], widths(model)["stages.1.0.conv1"], widths(model)["stem.0"]) == (
+        8,
+        24,
+        16,
+    )
+    assert facts["macs"] == networks.profile(model, DIGIT)["macs"]
+
+
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_widths_give_the_network_that_a_ratio_gave(scope):
+    by_ratio, by_width = built(RESNET), built(RESNET)
+    history = remove_channels(by_ratio, Options(ratio=0.4, scope=scope), SHAPE)
+    _, groups = channels.groups(built(RESNET), Options(), SHAPE)
+    asked = {group.name: widths(by_ratio)[group.name] for group in groups}
+    assert remove_channels(by_width, Options(widths=asked), SHAPE) == history
+
+
 def test_what_was_kept_and_is_damaged_is_made_again(tmp_path, caplog):
     description = digit_net("mlp", widths=[4])
     model = built(description)
@@ -517,6 +557,13 @@ def test_a_sparse_network_exports_as_it_is(one_thread, tmp_path):
         ({"ratio": 0.98}, "would leave 0.32 of the 16 channels of "),
         ({"ratio": 0.1}, "no channel is to go"),
         ({"ratio": 0, "sparsity": {"n": 1, "m": 7}}, "no layer has inputs that 7 divides"),
+        (
+            {"widths": {"stem.0": 24, "stages.1.0.conv1": 8, "stages.1.conv1": 8}},
+            r"prune.widths:\n  stem.0: 24 channels are to stay, and it has 16\n  no group of channels 'stages.1.conv1'"
+            r"; did you mean .stages.1.0.conv1.\? \(there are: .*stem.0, ",
+        ),
+        ({"blocks": ["stages.1.0"]}, r"no residual block 'stages.1.0' that can go.* \(there are: stages.0.0\)"),
+        ({"blocks": ["stages.0.0"], "widths": {"stages.0.0.conv1": 8}}, "no group of channels 'stages.0.0.conv1'"),
     ],
 )
 def test_what_the_networks_show_is_told_before_any_training(changes, message):
@@ -537,6 +584,11 @@ def test_what_the_networks_show_is_told_before_any_training(changes, message):
         ({"epochs_between": 2}, "epochs_between goes with steps"),
         ({"depth": -1}, "prune.depth: -1"),
         ({"sparsity": {}}, "give either ratio"),
+        ({"widths": {"stem.0": 8}, "ratio": 0.5}, "widths says exactly what goes, in one cut; remove ratio"),
+        ({"blocks": ["stages.0.0"], "depth": 1}, "blocks says exactly what goes, in one cut; remove depth"),
+        ({"blocks": ["stages.0.0"], "steps": 2}, "remove steps"),
+        ({"widths": {}}, "there is nothing to prune"),
+        ({"widths": {"stem.0": 0}}, "prune.widths.stem.0: 0"),
         ({"sparsity": {"ratio": 0.5, "n": 2, "m": 4}}, "give either ratio"),
         ({"sparsity": {"n": 2}}, "n and m go together"),
         ({"sparsity": {"n": 4, "m": 4}}, "n must be smaller than m"),
