@@ -25,6 +25,8 @@ COMMANDS = {
     "bench": "Measure ONNX files side by side on a device.",
     "explain": "Say why a model is as slow, or as inexact, as it is on a device.",
     "report": "Rebuild a run's report, and complete it with what devices gave.",
+    "baseline": "Keep the figures of a run in a file, and check later runs against it.",
+    "compare": "Say what changed between runs, and what of it is noise.",
     "recipe": "List, show, copy and check recipes.",
     "device": "List and show device profiles, and probe devices.",
     "cache": "List, verify and clean the store.",

@@ -10,8 +10,9 @@ import click
 from rich.console import Console
 
 from edgekd import adding
+from edgekd.cli.summaries import Summaries, summarised
 from edgekd.errors import EdgekdError, UsageError
-from edgekd.report import build, terminal
+from edgekd.report import build, summary, terminal
 from edgekd.report.external import add_power
 
 
@@ -21,8 +22,9 @@ from edgekd.report.external import add_power
               help="Complete the run with what a bundle gave on its device; repeat it for several.")  # fmt: skip
 @click.option("--power", "readings", multiple=True, metavar="NAME=FILE.csv",
               help="Add what an external power meter read while NAME was measured, lines of `time watts`.")  # fmt: skip
+@summarised
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of tables.")
-def command(run: Path, results: Sequence[Path], readings: Sequence[str], as_json: bool) -> int:
+def command(run: Path, results: Sequence[Path], readings: Sequence[str], summaries: Summaries, as_json: bool) -> int:
     """Rebuild report.json and report.html of RUN, a run's folder, from its raw samples."""
     console = Console(stderr=as_json)
     pairs = [_pair(reading) for reading in readings]
@@ -36,6 +38,7 @@ def command(run: Path, results: Sequence[Path], readings: Sequence[str], as_json
             build.write(run)
         raise
     report = build.write(run)
+    summaries.write(summary.cases(report), title="edgekd report", lead=summary.in_markdown(report))
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:

@@ -27,7 +27,11 @@ def build(run: Path) -> dict[str, Any]:
         UsageError: The folder is no run, or one of another schema version.
         EdgekdError: A file is missing, altered or unreadable; the message names it.
     """
-    found = read_run(run)
+    return of_run(read_run(run))
+
+
+def of_run(found: Run) -> dict[str, Any]:
+    """Compute the content of report.json of a run that was read."""
     content = found.content
     task = tasks.load(content["task"])
     gates = {name: limit for name, limit in (content.get("gates") or {}).items() if limit is not None}

@@ -83,4 +83,7 @@ def _details(cases: Sequence[Case]) -> list[str]:
 
 def _all(group: str, cases: Sequence[Case]) -> str:
     rows = [[MARKS[case.status], escaped(case.name), escaped(case.message)] for case in cases]
-    return folded(f"{group}: all {len(cases)} checks", table(["", "what", "result"], rows))
+    return folded(
+        f"{group}: {'the check' if len(cases) == 1 else f'all {len(cases)} checks'}",
+        table(["", "what", "result"], rows),
+    )

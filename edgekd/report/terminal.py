@@ -31,7 +31,7 @@ def render(report: Mapping[str, Any], console: Console) -> None:
             console.print(line, highlight=False, no_wrap=True)
 
     for name, device in report["devices"].items():
-        show(_headline(name, device))
+        show(headline(name, device))
         for notice in notices(device):
             show(Text(clean(notice), "bold reverse yellow"), indent=2)
         for line in _grounds(device):
@@ -49,7 +49,7 @@ def render(report: Mapping[str, Any], console: Console) -> None:
         show(Text(clean(choice.sentence), "dim"))
 
 
-def _headline(name: str, device: Mapping[str, Any]) -> Text:
+def headline(name: str, device: Mapping[str, Any]) -> Text:
     """One line that answers: did it pass, on what, and which variant to use."""
     verdict = device["verdict"]
     status = verdict["status"]

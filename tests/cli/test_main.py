@@ -30,7 +30,12 @@ def test_help_names_every_command_and_every_exit_code(edgekd):
 
 
 def test_every_command_is_a_module_and_every_module_a_command():
-    modules = {path.stem for path in (ROOT / "edgekd" / "cli").glob("*.py")} - {"__init__", "display", "handling"}
+    modules = {path.stem for path in (ROOT / "edgekd" / "cli").glob("*.py")} - {
+        "__init__",
+        "display",
+        "handling",
+        "summaries",
+    }
     assert modules == set(cli.COMMANDS)
 
 

@@ -1,0 +1,1 @@
+"""A run against an earlier one: what changed, and what of it is more than noise."""
