@@ -15,6 +15,7 @@ from edgekd.cli.summaries import Summaries, check_target, summarised
 from edgekd.errors import UsageError
 from edgekd.report.baseline import comparing, snapshot, table, taking, wording
 from edgekd.report.baseline.figures import parse_tolerances
+from edgekd.report.plain import clean
 
 TOLERANCE = click.option(
     "--tolerance", "tolerances", multiple=True, metavar="FIGURE=AMOUNT",
@@ -85,6 +86,19 @@ def check(
     table.render(found, console)
     console.print("[bold green]PASSED[/]" if code == 0 else "[bold red]FAILED[/]" if code == 1 else "PENDING")
     return code
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def show(files: Sequence[Path]) -> int:
+    """Print the figures that are kept in FILES."""
+    console = Console()
+    for file in files:
+        found = snapshot.read(file)
+        console.print(f"{file}: {found.run}", style="bold", soft_wrap=True, highlight=False, markup=False)
+        for line in wording.kept(found):
+            console.print(f"  {clean(line)}", soft_wrap=True, highlight=False, markup=False)
+    return 0
 
 
 def exit_code(comparison: comparing.Comparison) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from edgekd.report import units
 from edgekd.report.baseline.comparing import OUTCOMES, Change, Comparison, Outcome
 from edgekd.report.baseline.figures import KINDS
+from edgekd.report.baseline.snapshot import Snapshot
 from edgekd.report.cases import Case, Status
 
 BAD = ("failed", "missing")
@@ -108,6 +109,16 @@ def headline(comparison: Comparison) -> str:
     """The count of each outcome: "2 worse by more than is allowed, 9 noise: no difference shown"."""
     found = [change.outcome for change in comparison.changes]
     return ", ".join(f"{found.count(one)} {MEANINGS[one]}" for one in OUTCOMES if one in found) or "nothing to compare"
+
+
+def kept(snapshot: Snapshot) -> list[str]:
+    """What a baseline holds, a line for each variant: "cpu  int8  accuracy 98.50 %, size 30.0 kB"."""
+    lines = []
+    for device, found in snapshot.devices.items():
+        for variant, figures in found.variants.items():
+            told = (f"{KINDS[name].label} {KINDS[name].shown(figure.value)}" for name, figure in figures.items())
+            lines.append(f"{device}  {variant}  {', '.join(told)}")
+    return lines + [f"allowed: {key} {value:g} {KINDS[key].unit}" for key, value in snapshot.tolerances.items()]
 
 
 def by_importance(changes: Sequence[Change]) -> list[Change]:
