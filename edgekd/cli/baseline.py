@@ -84,7 +84,11 @@ def check(
         return code
     console = Console()
     table.render(found, console)
-    console.print("[bold green]PASSED[/]" if code == 0 else "[bold red]FAILED[/]" if code == 1 else "PENDING")
+    word, style = {0: ("PASSED", "bold green"), 1: ("FAILED", "bold red"), 4: ("PENDING", "bold yellow")}[code]
+    console.print(word, style=style)
+    if code == 1:
+        remedy = f"if the change is meant, write the baseline anew: edgekd baseline write {run} {file}"
+        console.print(remedy, soft_wrap=True, highlight=False, markup=False)
     return code
 
 

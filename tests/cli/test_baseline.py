@@ -33,7 +33,8 @@ def test_written_then_checked_green_then_red(edgekd, runs):
     assert (green.code, green.out.splitlines()[-1]) == (0, "PASSED")
     options = ("--junit", "j.xml", "--markdown", "s.md")
     red = edgekd("baseline", "check", "worse", "baseline.json", *options)
-    assert (red.code, red.out.splitlines()[-1]) == (1, "FAILED")
+    assert (red.code, red.out.splitlines()[-2]) == (1, "FAILED")
+    assert red.out.splitlines()[-1].endswith("edgekd baseline write worse baseline.json")
     failed = [line.split()[1:3] for line in red.out.splitlines() if line.startswith("✗")]
     assert failed == [["int8", figure] for figure in ("accuracy", "agreement", "size", "speed-up")]
     suite = ElementTree.parse(runs / "j.xml").getroot()

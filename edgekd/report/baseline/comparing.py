@@ -116,7 +116,7 @@ def _mismatches(before: Snapshot, after: Snapshot) -> list[str]:
     found = [f"{what}: {old or 'none'}, now {new or 'none'}" for what, old, new in pairs if old != new]
     if before.data.digest != after.data.digest:
         found.append(f"data: digest {_short(before.data.digest)}, now {_short(after.data.digest)}")
-    elif before.data.labels != after.data.labels:
+    elif before.data != after.data:
         found.append(
             f"test split: {before.data.samples or 'no'} labels of digest {_short(before.data.labels)}, now "
             f"{after.data.samples or 'no'} of {_short(after.data.labels)}"

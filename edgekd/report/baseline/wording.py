@@ -58,7 +58,7 @@ def sentence(change: Change) -> str:
     before, after = values(change)
     head = f"{before} -> {after}"
     if change.outcome == "missing":
-        return change.why if change.pending else f"{change.why}; if that is meant, write the baseline anew"
+        return change.why
     if change.outcome == "new":
         return "not in the baseline" if change.after is None else f"not in the baseline: {after}"
     if change.outcome == "incomparable":
@@ -98,9 +98,9 @@ def name(change: Change) -> str:
 
 def cases(comparison: Comparison) -> list[Case]:
     """Every figure as a case, its group being the device."""
-    notes = "\n".join(comparison.notes)
+    detail = "\n".join(["If the change is meant, write the baseline anew. Also different:", *comparison.notes])
     return [
-        Case(name(one), one.device, _STATUS[one.outcome], sentence(one), notes if one.outcome in BAD else "")
+        Case(name(one), one.device, _STATUS[one.outcome], sentence(one), detail if one.outcome in BAD else "")
         for one in comparison.changes
     ]
 
