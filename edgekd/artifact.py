@@ -32,6 +32,10 @@ CHECKPOINT = "checkpoint"
 """The folder inside a partial artifact that survives an interruption and is removed when the work is done."""
 
 
+class Abandoned(Exception):  # noqa: N818 - no error
+    """Raised by work that is not worth going on with: nothing of it is kept, not even its checkpoint."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A finished result: a folder of files with a manifest.
@@ -179,6 +183,7 @@ def build(
         The artifact, and whether it was there already (another run may have made it while this one waited).
 
     Raises:
+        Abandoned: by the work.
         StageError: the disk is full or cannot be written.
     """
     key = digest_of(parts)
@@ -198,6 +203,9 @@ def build(
             _seal(partial, stage, key, parts, facts, seconds)
             target = store.root / "artifacts" / name
             partial.replace(target)
+        except Abandoned:
+            shutil.rmtree(partial / CHECKPOINT, ignore_errors=True)
+            raise
         except OSError as error:
             raise storage_error(stage, f"the store {store.root}", error) from error
         finally:

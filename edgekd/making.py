@@ -21,7 +21,7 @@ from edgekd.data import Data
 from edgekd.errors import UsageError
 from edgekd.plan import Compute, Planned
 from edgekd.recipe import Recipe
-from edgekd.stage import Inputs, Progress, silent
+from edgekd.stage import Inputs, Judged, Progress, silent, unjudged
 from edgekd.steps import Step
 
 REHEARSAL = "edgekd.distill.rehearsal:rehearse"
@@ -36,10 +36,12 @@ class Show:
     Args:
         say: one line.
         working: a long piece of work begins; returns what takes its progress.
+        judging: likewise, what takes the score of each epoch of a student.
     """
 
     say: Callable[[str], None] = lambda text: None
     working: Callable[[str], Progress] = lambda title: silent
+    judging: Callable[[str], Judged] = lambda title: unjudged
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def _work(shop: Workshop, recipe: Recipe, step: Step, inputs: Mapping[str, Artif
         context=step.context,
         metadata={"recipe": recipe.name},
         progress=shop.show.working(step.label),
+        judged=shop.show.judging(step.label),
     )
     work: Callable[..., Mapping[str, Any]] = _function(step.stage.work)
     return work(step.block(recipe, step.name), given, out)

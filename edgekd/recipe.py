@@ -14,6 +14,7 @@ from edgekd.errors import UsageError
 from edgekd.options import Data, DataOptions, Name, Network, NonNegativeInt, Positive, Teacher
 from edgekd.plugin import look_in
 from edgekd.shipped import shipped
+from edgekd.space import Search
 from edgekd.stages import declared
 
 DEFAULT = "digits"
@@ -102,6 +103,8 @@ class Recipe(_Stages):
     student: Network | None = None
     """Needed unless `distill: false`, which compresses the teacher itself."""
     gates: Gates = Gates()
+    search: Search | None = None
+    """What `edgekd search` tries."""
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:

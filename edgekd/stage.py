@@ -20,8 +20,16 @@ Progress = Callable[[int, int, str], None]
 """`(done, total, text)`, called by long work."""
 
 
+Judged = Callable[[int, float], None]
+"""`(epoch, validation)`, called by a training after each epoch; what it raises ends the training."""
+
+
 def silent(done: int, total: int, text: str) -> None:
     """Show no progress."""
+
+
+def unjudged(epoch: int, validation: float) -> None:
+    """Let a training go on."""
 
 
 def threads() -> int:
@@ -95,3 +103,4 @@ class Inputs:
     context: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     progress: Progress = silent
+    judged: Judged = unjudged

@@ -13,32 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from edgekd import checks, making, pipeline, rundir, steps, tasks
+from edgekd import checks, lessons, making, pipeline, rundir, steps, tasks
 from edgekd import plan as planning
-from edgekd.artifact import Artifact, digest_of, write_text
-from edgekd.document import Frozen
+from edgekd.artifact import Artifact, write_text
 from edgekd.errors import StageError, UsageError
+from edgekd.lessons import BASELINE
 from edgekd.making import Show, Workshop
 from edgekd.recipe import Recipe
 from edgekd.report.study import build
 from edgekd.report.study.evidence import SCORES_FILE, STUDY_FILE
-from edgekd.stage import Stage
 from edgekd.stages import declared
 from edgekd.stages.baseline import Options as Baseline
 from edgekd.steps import Step
 from edgekd.version import __version__
 
 SCHEMA = 1
-BASELINE = "baseline"
 LOSSES = "distill.losses"
 VARIED = ("distill", "targets", "teacher", "teachers", "assistants", "choose")
 _JOINED = re.compile(r"\s*\+\s*(?=[a-z{])")
 """Between two losses; the sign of an exponent stands before a digit."""
-SCORING = Stage(work="edgekd.training.scoring:score", consumes=("model",), packages=("torch",), seeded=False)
-
-
-class _NoOptions(Frozen):
-    """A step that has nothing to say."""
 
 
 @dataclass(frozen=True)
@@ -159,14 +152,14 @@ def _write(
     scores: dict[str, np.ndarray] = {}
     trials = []
     made: dict[str, Artifact] = {}
-    prepared = {method: _prepared(recipe, shop, made) for method, recipe in plans.items()}
+    prepared = {method: lessons.prepared(recipe, shop, made) for method, recipe in plans.items()}
     teacher = next(iter(prepared.values()))[steps.reference(base)]
-    scores["teacher"] = _scores(base, teacher, shop, "teacher")
+    scores["teacher"] = lessons.scores(base, teacher, shop, "teacher")
     for seed in seeds:  # by seed first: an early look at an unfinished study compares all methods
         for method, recipe in [(Method(BASELINE, ()), base), *plans.items()]:
-            found = _trial(method, _seeded(recipe, seed), prepared.get(method, {}), shop)
+            found = _trial(method, lessons.seeded(recipe, seed), prepared.get(method, {}), shop)
             if isinstance(found, Artifact):
-                scores[f"{method.name}/{seed}"] = _scores(base, found, shop, f"{method.name}, seed {seed}")
+                scores[f"{method.name}/{seed}"] = lessons.scores(base, found, shop, f"{method.name}, seed {seed}")
             trials.append(_row(method, seed, found))
     student: dict[str, Any] = next((row["profile"] for row in trials if row["profile"]), {})
     run_id = rundir.new_id(f"study-{base.name}", started)
@@ -196,55 +189,17 @@ def _write(
     return Study(target, results, sum(row["status"] == "failed" for row in trials))
 
 
-def _prepared(recipe: Recipe, shop: Workshop, made: dict[str, Artifact]) -> dict[str, Artifact]:
-    """Make all that the student's step needs (teachers, their answers, assistants), once for all seeds.
-
-    Args:
-        made: by its key, what was made for other methods.
-
-    Returns:
-        The artifacts by the labels of their steps and by their variants.
-    """
-    known: dict[str, Artifact] = {}
-    for step in steps.training_steps(recipe)[:-1]:
-        if step.name == BASELINE:
-            continue
-        inputs = {role: known[label] for role, label in step.needs.items()}
-        key = digest_of(planning.parts(step, recipe, shop.data, inputs, shop.compute))
-        if key not in made:
-            made[key], _ = making.make(shop, recipe, step, known)
-        known |= {step.label: made[key], step.variant: made[key]}
-    return known
-
-
 def _trial(method: Method, recipe: Recipe, prepared: Mapping[str, Artifact], shop: Workshop) -> Artifact | StageError:
     """Train one student; a training that fails is told, and is no reason to leave the others undone."""
-    if method.name == BASELINE:
-        stage = declared()[BASELINE].stage
-        step = Step(f"{BASELINE}, seed {recipe.seed}", BASELINE, stage, BASELINE, given={BASELINE: Baseline()})
-    else:
-        last = steps.training_steps(recipe)[-1]
-        label = f"{method.name}, seed {recipe.seed}"
-        step = Step(label, last.name, last.stage, last.variant, last.needs, last.given)
+    label = f"{method.name}, seed {recipe.seed}"
     try:
+        if method.name != BASELINE:
+            return lessons.student(recipe, label, prepared, shop)
+        step = Step(label, BASELINE, declared()[BASELINE].stage, BASELINE, given={BASELINE: Baseline()})
         return making.make(shop, recipe, step, prepared)[0]
     except StageError as error:
-        shop.show.say(f"{step.label:<24} failed: {error}")
+        shop.show.say(f"{label:<24} failed: {error}")
         return error
-
-
-def _seeded(recipe: Recipe, seed: int) -> Recipe:
-    """Return a recipe with another seed on the same samples."""
-    data = recipe.data.model_copy(update={"seed": planning.data_seed(recipe)})
-    return recipe.model_copy(update={"seed": seed, "data": data})
-
-
-def _scores(recipe: Recipe, found: Artifact, shop: Workshop, label: str) -> np.ndarray:
-    """Return the score of each test sample (N,)."""
-    step = Step(f"score[{label}]", "score", SCORING, "", {"model": "model"}, {"score": _NoOptions()})
-    scored, _ = making.make(shop, _seeded(recipe, recipe.seed), step, {"model": found})
-    kept: np.ndarray = np.load(scored.path / scored.facts["file"], allow_pickle=False)
-    return kept
 
 
 def _row(method: Method, seed: int, found: Artifact | StageError) -> dict[str, Any]:

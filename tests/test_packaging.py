@@ -43,7 +43,9 @@ def test_the_base_has_no_framework_and_each_extra_what_it_is_for():
     assert _packages(extras["train"]) == train
     assert not base & train
     assert _packages(extras["openvino"]) == {"openvino"}
-    assert extras["all"] == ["edgekd[train,openvino]"]
+    assert _packages(extras["search"]) == {"optuna"}
+    assert _packages(extras["postgresql"]) == {"psycopg"}
+    assert extras["all"] == ["edgekd[train,openvino,search,postgresql]"]
     assert "edgekd[all]" in extras["dev"]
 
 

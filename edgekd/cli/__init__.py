@@ -22,6 +22,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES,
 COMMANDS = {
     "pipeline": "Distill, prune, quantize, export, validate and measure: the whole chain, one verdict.",
     "study": "Say whether the teacher helps: methods and seeds, with and without it.",
+    "search": "Try other values of a recipe's own: losses, learning rate, student, teacher.",
     "bench": "Measure ONNX files side by side on a device.",
     "explain": "Say why a model is as slow, or as inexact, as it is on a device.",
     "report": "Rebuild a run's report, and complete it with what devices gave.",

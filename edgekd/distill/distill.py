@@ -66,6 +66,7 @@ def learn(
     facts = fit(
         model, goal, data, task, training,
         accelerator=accelerator, seed=inputs.seed, view_seed=inputs.data_seed, out=out, progress=inputs.progress,
+        judged=inputs.judged,
     )  # fmt: skip
     goal.close()
     if inputs.data.omit:

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from edgekd.data import Data
 from edgekd.errors import StageError
 from edgekd.options import Training
-from edgekd.stage import Progress
+from edgekd.stage import Judged, Progress, unjudged
 from edgekd.tasks import Task
 from edgekd.training import checkpoint, compiling, ranks, sharding
 from edgekd.training.ema import Average
@@ -77,6 +77,7 @@ def fit(
     view_seed: int,
     out: Path,
     progress: Progress,
+    judged: Judged = unjudged,
 ) -> dict[str, Any]:
     """Train a model in place; what stays is its best epoch on the validation split, the later one of equals.
 
@@ -91,6 +92,7 @@ def fit(
         seed: of the order of the samples, of mixing, and of what the network draws.
         view_seed: of the views of the samples.
         out: the partial artifact: a checkpoint in it is resumed, and written now and then.
+        judged: told of every epoch, of those before a checkpoint again.
 
     Returns:
         Facts: the curves, the best epoch, its validation score, the precision, how many processes there were; of an
@@ -110,9 +112,12 @@ def fit(
         setting = _prepare(model, objective, data, options, accelerator, (seed, view_seed), out, progress)
         try:
             state = _resume(setting)
+            for epoch, score in zip(state.curves.epoch, state.curves.validation, strict=True):
+                judged(epoch, score)
             while state.epoch < options.epochs and not exhausted(state, options.patience):
                 _epoch(setting, state)
                 _judge(setting, state, data, task)
+                judged(state.epoch, state.curves.validation[-1])
         finally:
             setting.feed.close()
         return _finish(setting, state, unsharded)

@@ -77,6 +77,16 @@ def profile(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
     return {"parameters": models.parameters(model), "macs": counter.get_total_flops() // 2}
 
 
+def size(network: Network, data: Data) -> dict[str, int]:
+    """Return the profile of a recipe's network before it is trained.
+
+    Raises:
+        StageError: it cannot be built.
+    """
+    description = describe(network, data)
+    return profile(build(network, description, 0), description.input_shape)
+
+
 def store(out: Path, description: Description, model: nn.Module, facts: dict[str, Any]) -> dict[str, Any]:
     """Write a trained network as an artifact and return its facts with the network's profile.
 

@@ -1,4 +1,4 @@
-"""How a network does on each sample of the test split."""
+"""How a network does on each sample of a split."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ FILE = "scores.npy"
 
 
 def score(options: Any, inputs: Inputs, out: Path) -> dict[str, Any]:
-    """Write the score of each test sample, float64 (N,)."""
+    """Write the score of each sample of the context's split, by default test, float64 (N,)."""
     del options
+    split = inputs.context.get("split", "test")
     accelerator = accelerate(inputs.compute, "fp32")
     model = blackbox.load(inputs.artifacts["model"]).to(accelerator.device)
-    found = scores(model, datasets.of(inputs).test, tasks.load(inputs.task), accelerator)
+    found = scores(model, getattr(datasets.of(inputs), split), tasks.load(inputs.task), accelerator)
     np.save(out / FILE, found)
-    return {"file": FILE, "test": float(found.mean())}
+    return {"file": FILE, split: float(found.mean())}
