@@ -23,6 +23,8 @@ AREA = "packages"
 GIVES = {
     "train": "training, distillation, pruning, quantization and export; the data set digits",
     "openvino": "measuring with OpenVINO, on Intel processors, GPUs and NPUs",
+    "search": "edgekd search, trials of a recipe's own values",
+    "postgresql": "edgekd search on several machines, with one database",
     "dev": "edgekd's own tests and checks",
 }
 """What each extra is for."""

@@ -76,4 +76,13 @@ local.measure = measure
     loaded = _loaded(*arguments, before=fail, home=str(chain.store))
     stages = json.loads((tmp_path / "run" / "report.json").read_text())["stages"]
     assert [row["name"] for row in stages if not row["cached"]] == ["measure[cpu]"]
-    assert not loaded & {"torch", "torchao", "torch_pruning", "accelerate", "openvino", "matplotlib", "pandas", "optuna"}
+    assert not loaded & {
+        "torch",
+        "torchao",
+        "torch_pruning",
+        "accelerate",
+        "openvino",
+        "matplotlib",
+        "pandas",
+        "optuna",
+    }

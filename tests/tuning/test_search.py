@@ -112,7 +112,7 @@ WRONG: list[tuple[dict[str, Any], list[str], str]] = [
     ({"space": {"distill.alpha": []}}, [], "[] is not allowed"),
     ({"space": {"distill.alpha": {"low": 0.5, "high": 0.5}}}, [], "low 0.5 must be less than high 0.5"),
     ({"space": {"student.widths": [[8], [0]]}}, [], "student.widths=[0]: student.widths.0: 0 is not allowed"),
-    ({"space": {"student": [{"model": "mlp"}, {"model": "convnet", "width": 8, "blocks": [1] * 9}]}}, [], "student={"),
+    ({"space": {"distill": [{"losses": ["attention"]}]}}, [], "search.space: distill={losses: [attention]}: "),
     ({"space": {"distill.alpha": [0.1]}}, ["--storage", "sqlite:///no/where.db"], "unable to open database file"),
     ({"space": {"distill.alpha": [0.1]}}, ["--storage", "postgresql://me:hunter2@127.0.0.1:1/x"], "me:***@127.0.0.1"),
     ({"space": {"distill.alpha": [0.1]}}, ["--trials", "0"], "0 is not in the range"),
