@@ -65,6 +65,8 @@ class Job:
             raise AgentError("two variants have the same name: %s" % ", ".join(names))
         if self.reference is not None and self.reference not in names:
             raise AgentError("the reference %r is none of the variants: %s" % (self.reference, ", ".join(names)))
+        if self.inputs and not self.method.alone:
+            raise AgentError("outputs over inputs are found where each variant runs alone: method.alone is false")
         if self.batch_size < 1:
             raise AgentError("batch_size is %d; it must be at least 1" % self.batch_size)
         if self.cores is not None and (not self.cores or min(self.cores) < 0):
@@ -207,7 +209,8 @@ def _method(entry: Any) -> Method:
     kinds: Dict[str, Any] = {name: (int, getattr(default, name)) for name in whole}
     kinds.update((name, (_NUMBER, getattr(default, name))) for name in real)
     kinds.update((name, ((*_NUMBER, type(None)), None)) for name in OPTIONAL_SECONDS)
-    return Method(**_take(entry, "job.method", quick=(bool, False), **kinds))
+    kinds.update((name, (bool, getattr(default, name))) for name in ("alone", "quick"))
+    return Method(**_take(entry, "job.method", **kinds))
 
 
 def _take(document: Any, where: str, **kinds: Any) -> Dict[str, Any]:

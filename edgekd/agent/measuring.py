@@ -27,6 +27,7 @@ Progress = Callable[[str, int, int, str], None]
 _WORK = ".work"
 _SPINNING = 0.2
 _NOTHING_TIMED = "the job has no latency inputs"
+_NOT_ALONE = "switched off (alone: false)"
 _EMPTY: Dict[str, Any] = {
     "error": None,
     "outputs": {},
@@ -107,7 +108,8 @@ def measure(job_dir: Path, out_dir: Path, progress: Progress, stall_seconds: flo
         raise AgentError("%s is not empty; name a new folder for the measurement" % out_dir)
     meter, reason = _meter(job)
     bench = Bench(job, job_dir, out_dir, _cores(job), progress, stall_seconds)
-    bench.variants.update((model.name, dict(_EMPTY)) for model in job.models)
+    unknown = dict(_EMPTY) if job.method.alone else dict(_EMPTY, memory_reason=_NOT_ALONE)
+    bench.variants.update((model.name, dict(unknown)) for model in job.models)
     with locking.locked(job.lock_clocks) as locked:
         started, before = _now(), environment.snapshot()
         try:
@@ -144,7 +146,8 @@ def _run(bench: Bench, meter: Optional[str], reason: Optional[str]) -> Dict[str,
     """Measure everything, one phase after the other; return what is not a single variant's."""
     checked = bench.child("evaluate", (0, len(bench.job.models)), "check", pinned=False)
     phases = [("build", "prepare", False)] if checked["fixed_shapes"] else []
-    for phase, kind, pinned in [*phases, ("evaluate", "evaluate", True)]:
+    phases += [("evaluate", "evaluate", True)] if bench.job.method.alone else []
+    for phase, kind, pinned in phases:
         for name, result in bench.each(phase, kind, pinned).items():
             bench.variants[name].update(result)
     latency, latency_reason = _latency(bench)

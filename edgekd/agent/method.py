@@ -61,6 +61,8 @@ class Method:
         idle_seconds: Length of the idle windows before and after. None: as long as a window, and at least 30 s in a
             measurement that is not quick.
         quick: Whether the amounts are below the defaults on purpose; only carried along, for the report.
+        alone: Whether each variant first runs in a process of its own, where its memory, cold start, outputs and layers
+            are found. Without it there is nothing of these, which saves seconds for each variant.
     """
 
     processes: int = 5
@@ -74,6 +76,7 @@ class Method:
     energy_window_seconds: Optional[float] = None
     idle_seconds: Optional[float] = None
     quick: bool = False
+    alone: bool = True
 
     def __post_init__(self) -> None:
         for name in ("processes", "inferences", "calls", "energy_windows"):

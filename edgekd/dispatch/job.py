@@ -43,6 +43,7 @@ class Order:
         latency: the batch that is timed, by input name.
         options: how long and how often.
         lock_clocks: whether the agent may fix the device's clocks meanwhile.
+        method: how long and how often instead of what `options` say.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Order:
     latency: Mapping[str, np.ndarray]
     options: Options
     lock_clocks: bool = False
+    method: Method | None = None
 
 
 def write(folder: Path, order: Order, builds: Mapping[str, Build]) -> None:
@@ -90,7 +92,7 @@ def write(folder: Path, order: Order, builds: Mapping[str, Build]) -> None:
         inputs={split: inputs[split] for split in order.splits},
         latency_inputs=inputs["latency"],
         batch_size=order.options.batch_size,
-        method=method(order.options),
+        method=order.method or method(order.options),
         cores=device.cores,
         power=Power(power.meter, power.pace_hz, power.period_s),
         lock_clocks=order.lock_clocks,

@@ -200,6 +200,25 @@ def test_only_timing_without_a_reference(tmp_path: Path) -> None:
     assert told["energy"]["reason"] == "energy measurement is switched off (power meter: none)"
 
 
+def test_latency_and_nothing_else(tmp_path: Path) -> None:
+    method = Method(**{**vars(TINY), "processes": 1, "throughput_seconds": 0, "alone": False})
+    models = {name: linear(tmp_path / "job/models" / name) for name in ("teacher", "other")}
+    job = write_job(tmp_path / "job", models, inputs={}, method=method, power=Power(meter="none"))
+    phases = set()
+    told = measure(job, tmp_path / "out", lambda phase, *_: phases.add(phase))
+    assert phases == {"evaluate", "latency", "throughput"}  # the backend is checked, and that throughput is left out
+    assert told["latency"]["columns"] == ["teacher", "other", "teacher#control"]
+    other = told["variants"]["other"]
+    assert (other["error"], other["outputs"], other["cold_start_ns"], other["facts"]) == (None, {}, None, {})
+    assert other["memory_reason"] == "switched off (alone: false)"
+
+
+def test_a_job_with_inputs_cannot_leave_out_what_gives_the_outputs(tmp_path: Path) -> None:
+    models = {"teacher": linear(tmp_path / "job/models/t.onnx")}
+    with pytest.raises(AgentError, match=r"method\.alone is false"):
+        write_job(tmp_path / "job", models, method=Method(alone=False))
+
+
 def test_energy_of_a_made_up_board_is_recorded_and_marked(tmp_path: Path) -> None:
     orin_nano(tmp_path / "board")
     method = Method(**{**vars(TINY), "processes": 1, "throughput_seconds": 0, "energy_windows": 1, "idle_seconds": 0.1})

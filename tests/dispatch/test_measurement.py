@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from edgekd.agent.job import load
 from edgekd.device import Device, Power, Quantization
-from edgekd.dispatch import local, measurement, ssh
+from edgekd.dispatch import job, local, measurement, ssh
 from edgekd.dispatch.job import Order
 from edgekd.dispatch.measurement import Dispatch, take_all
 from edgekd.dispatch.placing import Place
@@ -210,3 +211,17 @@ def test_what_an_external_meter_reads_lies_beside_the_measurement(order, tmp_pat
     assert error is not None
     assert error["kind"] == "failed"
     assert "'no-such-meter' cannot be started" in error["message"]
+
+
+def test_an_order_may_say_itself_how_long_it_measures(order, tmp_path, monkeypatch):
+    jobs = []
+
+    def measure(folder, out, **_):
+        jobs.append(load(folder))
+        out.mkdir()
+
+    monkeypatch.setattr(local, "measure", measure)
+    method = replace(job.FULL, alone=False, seconds=0.1)
+    one = replace(order("box"), splits={}, method=method)
+    take_all(Dispatch(tmp_path, "run"), [one], places(one))
+    assert jobs[0].method == method

@@ -1,0 +1,1 @@
+"""Many networks: how fast each would be on a device, and which is the best."""
