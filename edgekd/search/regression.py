@@ -1,7 +1,8 @@
 """Times of networks as a sum over their operators, each of which takes so long for what it has to do.
 
-Runtimes compute in vectors: 17 channels take as long as 24, or longer than 24 where a kernel for whole vectors is not
-used. So an operator's work is told as it is and rounded up to several steps, and the regression weighs them.
+Runtimes compute in vectors, and have kernels for whole ones only: 17 channels can take as long as 24, or longer. So the
+multiply-accumulates of an operator are told as they are, rounded up to whole vectors, and again where its channels are
+none; the regression weighs them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from sklearn.linear_model import LinearRegression
 from edgekd.graph.workload import Work, macs
 
 FOLDS = 5
-_STEPS = (4, 8, 16)
+_STEPS = (1, 8, 16)
 
 FloatArray = NDArray[np.float64]
 
@@ -102,14 +103,20 @@ def errors(predicted: FloatArray, measured: FloatArray) -> Errors:
 
 def features(work: Work) -> dict[str, float]:
     """Return what an operator has to do, in numbers that may each take their time."""
-    found = {"one": 1.0, "taken": float(work.taken), "given": float(work.given)}
+    found = {"one": 1.0, "values": float(work.taken + work.given)}
     if work.inputs:
         found["weights"] = float(work.inputs * work.outputs * work.kernel)
-        found["macs"] = float(work.macs)
         for step in _STEPS:
-            given = _up(work.outputs, step) * work.positions * work.kernel
-            found[f"outputs up to {step}"] = float(work.inputs * given)
-            found[f"both up to {step}"] = float(_up(work.inputs, step) * given)
+            wide = _up(work.outputs, step) * work.positions * work.kernel
+            found[f"outputs in {step}"] = float(work.inputs * wide)
+            found[f"both in {step}"] = float(_up(work.inputs, step) * wide)
+        uneven = {
+            "inputs not in 4": work.inputs % 4,
+            "inputs not in 8": work.inputs % 8,
+            "outputs not in 8": work.outputs % 8,
+            "any not in 8": work.inputs % 8 or work.outputs % 8,
+        }
+        found |= {name: float(work.macs) if rest else 0.0 for name, rest in uneven.items()}
     return {f"{work.kind}: {name}": value for name, value in found.items()}
 
 

@@ -35,16 +35,17 @@ class Everything(nn.Module):
         self.point = nn.Conv2d(8, 16, 1)
         self.grouped = nn.Conv2d(16, 12, 3, padding=1, groups=4)
         self.same = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(20, 10, 3, stride=2, padding=1)
         self.pool = nn.MaxPool2d(2)
-        self.hidden = nn.Linear(20 * 2 * 2, 24)
+        self.hidden = nn.Linear(10 * 2 * 2, 24)
         self.head = nn.Linear(24, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
         left = relu(self.grouped(relu(self.point(relu(self.depthwise(x))))))
         right = relu(self.same(x) + x)
-        x = self.pool(torch.cat([self.pool(left), self.pool(right)], 1)).flatten(1)
-        return self.head(relu(self.hidden(x)))
+        x = self.pool(relu(self.last(torch.cat([left, right], 1))))
+        return self.head(relu(self.hidden(x.flatten(1))))
 
 
 def everything() -> nn.Module:
@@ -89,7 +90,7 @@ def test_an_instance_is_the_export_of_the_pruned_network(scheme, tmp_path):
     _, found = channels.groups(everything(), Options(), SHAPE)
     assert template.widths == {group.name: group.channels for group in found}
     assert template.steps["grouped"] == 4
-    widths = {group: {8: 5, 12: 8, 16: 8, 24: 7}[full] for group, full in template.widths.items()}
+    widths = {group: {8: 5, 10: 9, 12: 8, 16: 8, 24: 7}[full] for group, full in template.widths.items()}
     pruned = everything()
     channels.remove(pruned, Options(widths=widths), SHAPE)
     true = exported(pruned, scheme, tmp_path / "true.onnx")
@@ -106,7 +107,8 @@ def test_an_instance_is_the_export_of_the_pruned_network(scheme, tmp_path):
         full = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in template.model.graph.initializer}
         for tensor in cut.graph.initializer:
             kept = onnx.numpy_helper.to_array(tensor)
-            np.testing.assert_array_equal(kept, full[tensor.name][tuple(map(slice, kept.shape))])
+            if tensor.name not in template.values:
+                np.testing.assert_array_equal(kept, full[tensor.name][tuple(map(slice, kept.shape))])
     save(template, tmp_path)
     assert form(instance(load(tmp_path), widths)) == form(cut)
 

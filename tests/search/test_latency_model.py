@@ -62,7 +62,7 @@ def test_relative_times_are_predicted_and_what_was_measured_is_not_measured_agai
         true = (1000.0 + count_macs(instance(template(), widths))) / 50000
         assert model.predict(work, widths) == pytest.approx(true, rel=0.05)
     measured = [key for group in formula for key in group]
-    assert 30 <= len(measured) == len(set(measured)) <= 40
+    assert len(measured) == len(set(measured)) == 40
     assert max(map(len, formula)) == timing.GROUP
     formula.clear()
     again = learned(tmp_path, reference)
@@ -139,15 +139,16 @@ def test_random_widths_are_possible_ones_of_all_sizes():
     of_a = [widths["a"] for widths in drawn]
     assert min(of_a) <= 4
     assert max(of_a) == 64
+    assert len(set(of_a)) > 30
     assert sum(width % 8 == 0 for width in of_a) > 100
-    assert sum(width % 4 != 0 for width in of_a) > 50
+    assert sum(width % 2 for width in of_a) > 10
 
 
 def test_structures_of_a_precision_share_the_networks():
     made = draw([template(), template(32)], 60, seed=0)
     counts = [sum(one.template == place for one in made) for place in (0, 1)]
-    assert min(counts) >= 20
     assert max(counts) == 30
+    assert min(counts) > 20  # a few are the same network, cut from either
     assert len({one.fingerprint for one in made}) == len(made)
 
 

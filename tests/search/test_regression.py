@@ -42,16 +42,16 @@ def test_nothing_is_learned_from_noise_and_the_errors_say_so():
 
 
 def test_errors_are_relative_and_ranks_count():
-    found = errors(np.array([1.1, 1.9, 4.0, 6.0]), np.array([1.0, 2.0, 5.0, 4.0]))
-    assert found.mape == pytest.approx((0.1 + 0.05 + 0.2 + 0.5) / 4)
+    found = errors(np.array([1.09, 1.9, 4.0, 6.0]), np.array([1.0, 2.0, 5.0, 4.0]))
+    assert found.mape == pytest.approx((0.09 + 0.05 + 0.2 + 0.5) / 4)
     assert found.within_10 == 0.5
     assert found.spearman == pytest.approx(0.8)  # one pair of neighbours in the wrong order: 1 - 6 * 2 / (4 * 15)
 
 
-def test_features_round_channels_up():
-    work = workload(template()).at({"a": 5, "b": 6})[2]
+def test_features_round_channels_up_and_tell_uneven_ones():
+    work = workload(template()).at({"a": 12, "b": 6})[2]
     found = {name.split(": ")[1]: value for name, value in features(work).items()}
-    assert found["macs"] == 5 * 6 * 36
-    assert found["outputs up to 8"] == 5 * 8 * 36
-    assert found["both up to 8"] == 8 * 8 * 36
-    assert found["both up to 16"] == 16 * 16 * 36
+    assert found["both in 1"] == found["outputs in 1"] == 12 * 6 * 36
+    assert found["outputs in 8"] == 12 * 8 * 36
+    assert (found["both in 8"], found["both in 16"]) == (16 * 8 * 36, 16 * 16 * 36)
+    assert (found["inputs not in 4"], found["inputs not in 8"], found["any not in 8"]) == (0, 12 * 6 * 36, 12 * 6 * 36)
