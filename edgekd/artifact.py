@@ -5,6 +5,7 @@
   partial/<stage>-<key>/     work in progress; the name follows from the key, so a checkpoint there is found again
   locks/                     one file lock per key; the operating system frees it when its holder dies
   set-aside/                 artifacts that failed their check, kept for a look
+  logs/                      what unfinished runs did (log.py); a finished run has its own
   runs/                      reports and raw measurements
 """
 

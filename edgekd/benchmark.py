@@ -24,6 +24,7 @@ from edgekd.options import Data as DataOptions
 from edgekd.pipeline import Result, entry
 from edgekd.profiles import Handling
 from edgekd.recipe import Gates, Recipe
+from edgekd.recording import recorded
 from edgekd.report import build
 from edgekd.report.evidence import read_measurement
 from edgekd.stages.measure import Options as Measuring
@@ -91,23 +92,25 @@ def bench(
     facts = inspected(files, measuring.batch_size, problems)
     feeds = feeds_of(next(iter(facts.values())), data, data_dir, measuring.batch_size)
     opened = artifact.open_store(store or artifact.default_root(), show.say)
-    run_id = rundir.new_id("bench", started)
-    target = Path(out) if out is not None else opened.root / "runs" / run_id
     reference = REFERENCE if against is not None else None
-    with rundir.replacing(target) as folder:
+    told = {"kind": "bench", "models": {key: str(path) for key, path in files.items()}, "devices": [name]}
+    with recorded(opened, show, "bench", started, **told) as record, rundir.replacing(record.target(out)) as folder:
         copies = copy_models(folder, files, facts)
         order = Order(
             name, places[name].device, copies, reference, feeds.splits, feeds.latency, measuring, handling.lock_clocks
         )
-        dispatch = Dispatch(folder, run_id, handling.keep, show.say, show.working, read_measurement)
+        dispatch = Dispatch(
+            folder, record.run_id, handling.keep, record.show.say, record.show.working, read_measurement
+        )
         outcome = measurement.take_all(dispatch, [order], places)[name]
+        record.measured({name: outcome})
         if feeds.labels:
             rundir.write_labels(folder, feeds.labels)
         content = {
             "schema": rundir.SCHEMA,
             "kind": "bench",
             "recipe": None,
-            "run_id": run_id,
+            "run_id": record.run_id,
             "task": feeds.task,
             "inputs": "data" if data else "random",
             "reference": reference,
@@ -130,7 +133,8 @@ def bench(
         }  # fmt: skip
         rundir.write(folder, content)
         report = build.write(folder)
-    return Result(target, report, build.exit_code(report))
+        record.judged(folder, report)
+    return Result(record.target(out), report, build.exit_code(report))
 
 
 def _named(models: Sequence[Path | str], against: Path | str | None) -> dict[str, Path]:

@@ -10,19 +10,22 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from edgekd import artifact
+from edgekd import artifact, log
 from edgekd.artifact import Store
 
 DAY_S = 86400.0
 DOOMED = ".doomed-"
+KINDS = {"artifact": "artifacts", "partial": "partial", "set-aside": "set-aside", "log": log.FOLDER}
+"""The folder of each kind of entry."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One folder of the store.
+    """One folder of the store, or the log of a run.
 
     Args:
-        kind: "artifact", "partial" (work in progress or interrupted), or "set-aside" (failed its check).
+        kind: "artifact", "partial" (work in progress or interrupted), "set-aside" (failed its check), or "log" (of a
+            run that works or did not finish).
         used_at: seconds since the epoch.
     """
 
@@ -36,7 +39,7 @@ def entries(store: Store) -> Iterator[Entry]:
     """Yield everything in the store, the newest first."""
     found = [
         entry
-        for kind, folder in (("artifact", "artifacts"), ("partial", "partial"), ("set-aside", "set-aside"))
+        for kind, folder in KINDS.items()
         for path in (store.root / folder).glob("*")
         if (entry := _entry(kind, path)) is not None
     ]
@@ -77,14 +80,18 @@ def remove(store: Store, entry: Entry) -> bool:
             entry.path.replace(doomed)
     except (Timeout, FileNotFoundError):
         return False
-    shutil.rmtree(doomed)
+    if doomed.is_dir():
+        shutil.rmtree(doomed)
+    else:
+        doomed.unlink()
     return True
 
 
 def _entry(kind: str, path: Path) -> Entry | None:
     """Return a folder as an entry; None where another run has just taken it away."""
     try:
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        files = path.rglob("*") if path.is_dir() else [path]
+        size = sum(file.stat().st_size for file in files if file.is_file())
         return Entry(kind, path, size, path.stat().st_mtime)
     except FileNotFoundError:
         return None

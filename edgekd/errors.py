@@ -10,11 +10,20 @@ A message says what was asked, what exists, and what to do. It is the whole of w
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class EdgekdError(Exception):
-    """An error with a message for the user and the exit code of the process."""
+    """An error with a message for the user and the exit code of the process.
+
+    Its code, such as E-DATA, follows from where it is raised (`edgekd.error_codes`).
+
+    Attributes:
+        log: the log of the run that it ended, None where no run had begun.
+    """
 
     exit_code = 3
+    log: Path | None = None
 
 
 class UsageError(EdgekdError):

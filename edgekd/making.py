@@ -37,11 +37,13 @@ class Show:
         say: one line.
         working: a long piece of work begins; returns what takes its progress.
         judging: likewise, what takes the score of each epoch of a student.
+        note: an event by name, with its facts, for logs and for who wants to know more.
     """
 
     say: Callable[[str], None] = lambda text: None
     working: Callable[[str], Progress] = lambda title: silent
     judging: Callable[[str], Judged] = lambda title: unjudged
+    note: Callable[[str, Mapping[str, Any]], None] = lambda event, facts: None
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,15 @@ def make(shop: Workshop, recipe: Recipe, step: Step, known: Mapping[str, Artifac
     parts = planning.parts(step, recipe, shop.data, inputs, shop.compute)
 
     def lead(out: Path) -> Mapping[str, Any]:
+        shop.show.note("start", {"step": step.label, "folder": out})
         if shop.compute.processes > 1 and step.stage.trains:
             _ranks().tell({"step": step.label, "out": str(out), "inputs": {r: str(a.path) for r, a in inputs.items()}})
         return _work(shop, recipe, step, inputs, out)
 
     found, cached = artifact.build(shop.store, step.name, parts, lead)
+    shop.show.note(
+        "step", {"step": step.label, "cached": cached, "seconds": found.seconds, "artifact": found.path.name}
+    )
     shop.show.say(f"{step.label:<24} {'cached' if cached else f'done in {found.seconds:.1f} s'}{_gist(found)}")
     return found, cached
 

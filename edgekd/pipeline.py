@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from edgekd import artifact, checks, making, profiles, rundir, steps
 from edgekd import data as datasets
 from edgekd import plan as planning
 from edgekd.artifact import Artifact
-from edgekd.data import Data
 from edgekd.device import Device
 from edgekd.dispatch import measurement, placing
 from edgekd.dispatch.job import Order
@@ -26,6 +25,7 @@ from edgekd.making import Show, Workshop
 from edgekd.plan import Planned
 from edgekd.profiles import Handling
 from edgekd.recipe import Recipe
+from edgekd.recording import Record, recorded
 from edgekd.report import build
 from edgekd.report.evidence import read_measurement
 from edgekd.stages.distill import Options as Distillation
@@ -164,21 +164,32 @@ def run(
         recipe, devices, handling=handling, out=out, store=store, data_dir=data_dir,
         accelerate_config=accelerate_config, show=show,
     )  # fmt: skip
-    shop, made = prepared.shop, prepared.steps
-    team = making.assemble(shop, accelerate_config)
-    if shop.compute.rank:
-        making.follow(shop, recipe, made)
+    team = making.assemble(prepared.shop, accelerate_config)
+    if prepared.shop.compute.rank:
+        making.follow(prepared.shop, recipe, prepared.steps)
         raise SystemExit(0)
-    making.rehearse(shop, recipe, _planned(prepared))
+    planned = _planned(prepared)
+    making.rehearse(prepared.shop, recipe, planned)
+    facts = {"kind": "pipeline", "recipe": recipe.name, "devices": list(prepared.places)}
+    with recorded(prepared.shop.store, prepared.shop.show, recipe.name, started, **facts) as record:
+        record.planned(planned)
+        shop = replace(prepared.shop, show=record.show, store=record.store)
+        return _run(replace(prepared, shop=shop), record, team, handling, out)
+
+
+def _run(
+    prepared: Job, record: Record, team: Sequence[tuple[str, int]], handling: Handling, out: Path | None
+) -> Result:
+    """Do a run that was checked, with the other processes of its training."""
+    recipe, shop, made = prepared.recipe, prepared.shop, prepared.steps
     artifacts, rows = _stages(prepared)
     making.dismiss(team)
-    run_id = rundir.new_id(recipe.name, started)
-    target = out if out is not None else shop.store.root / "runs" / run_id
-    with rundir.replacing(target) as folder:
-        files = _export_files(folder, made, artifacts)
+    with rundir.replacing(record.target(out)) as folder:
+        files = rundir.export_files(folder, made, artifacts)
         orders = [_order(prepared, name, files, handling) for name in prepared.places]
-        dispatch = Dispatch(folder, run_id, handling.keep, shop.show.say, shop.show.working, read_measurement)
+        dispatch = Dispatch(folder, record.run_id, handling.keep, shop.show.say, shop.show.working, read_measurement)
         outcomes = measurement.take_all(dispatch, orders, prepared.places)
+        record.measured(outcomes)
         rows += [{"name": f"measure[{name}]", "artifact": None, "cached": False, "facts": {}, "seconds": found.seconds}
                  for name, found in outcomes.items()]  # fmt: skip
         rundir.write_labels(folder, {"test": shop.data.test.targets, "validation": shop.data.validation.targets})
@@ -186,7 +197,7 @@ def run(
             "schema": rundir.SCHEMA,
             "kind": "pipeline",
             "recipe": recipe.name,
-            "run_id": run_id,
+            "run_id": record.run_id,
             "task": recipe.task,
             "inputs": "data",
             "reference": steps.reference(recipe),
@@ -197,11 +208,14 @@ def run(
                 for name, found in outcomes.items()
             },
             "stages": rows,
-            "provenance": rundir.provenance(started, recipe=recipe.resolved(), data=_data_facts(shop.data)),
+            "provenance": rundir.provenance(
+                record.started, recipe=recipe.resolved(), data=rundir.data_facts(shop.data)
+            ),
         }
         rundir.write(folder, content)
         report = build.write(folder)
-    return Result(target, report, build.exit_code(report))
+        record.judged(folder, report)
+    return Result(record.target(out), report, build.exit_code(report))
 
 
 def _stages(prepared: Job) -> tuple[dict[str, Artifact], list[dict[str, Any]]]:
@@ -214,18 +228,6 @@ def _stages(prepared: Job) -> tuple[dict[str, Artifact], list[dict[str, Any]]]:
         row = {"name": step.label, "artifact": found.digest, "cached": cached}
         rows.append({**row, "seconds": found.seconds, "facts": found.facts})
     return known, rows
-
-
-def _export_files(folder: Path, made: Sequence[Step], artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
-    """Copy the ONNX files into the run's folder and return them by variant."""
-    (folder / "models").mkdir()
-    files = {}
-    for step in made:
-        if step.name == "export":
-            found = artifacts[step.label]
-            files[step.variant] = folder / "models" / f"{step.variant}.onnx"
-            shutil.copyfile(found.path / found.facts["file"], files[step.variant])
-    return files
 
 
 def _order(prepared: Job, name: str, files: Mapping[str, Path], handling: Handling) -> Order:
@@ -291,8 +293,3 @@ def _variant_facts(
                 **{key: exported[path.stem][key] for key in ("parameters", "macs")},
             }
     return found
-
-
-def _data_facts(data: Data) -> dict[str, Any]:
-    counts = {name: len(getattr(data, name).targets) for name in ("train", "validation", "test")}
-    return {"name": data.name, "digest": data.digest, "counts": counts, "classes": list(data.classes)}

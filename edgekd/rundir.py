@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,8 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.artifact import digest_of, file_digest, storage_error, write_text
+from edgekd.artifact import Artifact, digest_of, file_digest, storage_error, write_text
+from edgekd.data import Data
 from edgekd.errors import UsageError
+from edgekd.log import without_secrets
+from edgekd.steps import Step
 from edgekd.version import __version__
 
 RUN_FILE = "run.json"
@@ -120,12 +123,19 @@ def write_labels(folder: Path, targets: Mapping[str, np.ndarray]) -> None:
 def provenance(started: datetime, **more: Any) -> dict[str, Any]:
     """Return where a run's numbers come from."""
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started_at": started.isoformat(timespec="seconds"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **host(),
+        **more,
+    }
+
+
+def host() -> dict[str, Any]:
+    """Return the command line of this process (addresses in it name no user and password), its versions and machine."""
+    return {
+        "command": [Path(sys.argv[0]).name, *map(without_secrets, sys.argv[1:])],
         "versions": {"edgekd": __version__, "python": platform.python_version()} | _installed(),
         "host": {"machine": platform.machine(), "system": f"{platform.system()} {platform.release()}"},
-        **more,
     }
 
 
@@ -147,3 +157,21 @@ def write(folder: Path, content: dict[str, Any]) -> None:
 def model_facts(folder: Path, path: Path) -> dict[str, Any]:
     """Return what run.json says of an ONNX file."""
     return {"file": path.relative_to(folder).as_posix(), "size_bytes": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def export_files(folder: Path, made: Sequence[Step], artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
+    """Copy the ONNX files into the run's folder and return them by variant."""
+    (folder / "models").mkdir()
+    files = {}
+    for step in made:
+        if step.name == "export":
+            found = artifacts[step.label]
+            files[step.variant] = folder / "models" / f"{step.variant}.onnx"
+            shutil.copyfile(found.path / found.facts["file"], files[step.variant])
+    return files
+
+
+def data_facts(data: Data) -> dict[str, Any]:
+    """Return what run.json says of the data."""
+    counts = {name: len(getattr(data, name).targets) for name in ("train", "validation", "test")}
+    return {"name": data.name, "digest": data.digest, "counts": counts, "classes": list(data.classes)}

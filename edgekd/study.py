@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -20,6 +20,7 @@ from edgekd.errors import StageError, UsageError
 from edgekd.lessons import BASELINE
 from edgekd.making import Show, Workshop
 from edgekd.recipe import Recipe
+from edgekd.recording import Record, recorded
 from edgekd.report.study import build
 from edgekd.report.study.evidence import SCORES_FILE, STUDY_FILE
 from edgekd.stages import declared
@@ -136,7 +137,10 @@ def run(
     for each in plans.values():
         made = steps.training_steps(each)
         making.rehearse(shop, each, planning.plan(shop.store, each, made, shop.data, shop.compute))
-    return _write(base, plans, range(base.seed, base.seed + seeds), margin_pp, shop, out, started)
+    facts = {"kind": "study", "recipe": base.name, "methods": [method.name for method in plans], "seeds": seeds}
+    with recorded(shop.store, shop.show, f"study-{base.name}", started, **facts) as record:
+        shop = replace(shop, show=record.show, store=record.store)
+        return _write(base, plans, range(base.seed, base.seed + seeds), margin_pp, shop, out, record)
 
 
 def _write(
@@ -146,7 +150,7 @@ def _write(
     margin_pp: float,
     shop: Workshop,
     out: Path | None,
-    started: datetime,
+    record: Record,
 ) -> Study:
     """Run all trials and write the study's folder."""
     scores: dict[str, np.ndarray] = {}
@@ -162,12 +166,11 @@ def _write(
                 scores[f"{method.name}/{seed}"] = lessons.scores(base, found, shop, f"{method.name}, seed {seed}")
             trials.append(_row(method, seed, found))
     student: dict[str, Any] = next((row["profile"] for row in trials if row["profile"]), {})
-    run_id = rundir.new_id(f"study-{base.name}", started)
-    target = out if out is not None else shop.store.root / "runs" / run_id
+    failed = sum(row["status"] == "failed" for row in trials)
     content = {
         "schema": SCHEMA,
         "recipe": base.name,
-        "run_id": run_id,
+        "run_id": record.run_id,
         "task": base.task,
         "metric": tasks.load(base.task).metric,
         "baseline": BASELINE,
@@ -180,13 +183,14 @@ def _write(
         "student": student,
         "budget": _budget(base, shop),
         "margin_pp": margin_pp,
-        "provenance": rundir.provenance(started, recipe=base.resolved(), data={"digest": shop.data.digest}),
+        "provenance": rundir.provenance(record.started, recipe=base.resolved(), data={"digest": shop.data.digest}),
     }
-    with rundir.replacing(target) as folder:
+    with rundir.replacing(record.target(out)) as folder:
         np.savez_compressed(folder / SCORES_FILE, **scores)  # type: ignore[arg-type]
         write_text(folder / STUDY_FILE, json.dumps({"edgekd": __version__, **content}, indent=1))
         results = build.write(folder)
-    return Study(target, results, sum(row["status"] == "failed" for row in trials))
+        record.finish(folder, failed=failed, exit_code=StageError.exit_code if failed else 0)
+    return Study(record.target(out), results, failed)
 
 
 def _trial(method: Method, recipe: Recipe, prepared: Mapping[str, Artifact], shop: Workshop) -> Artifact | StageError:
@@ -199,6 +203,7 @@ def _trial(method: Method, recipe: Recipe, prepared: Mapping[str, Artifact], sho
         return making.make(shop, recipe, step, prepared)[0]
     except StageError as error:
         shop.show.say(f"{label:<24} failed: {error}")
+        shop.show.note("trial failed", {"step": label, "message": str(error)})
         return error
 
 

@@ -8,15 +8,19 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from difflib import get_close_matches
 from types import FrameType
 
 import click
 
-from edgekd.errors import EdgekdError
+from edgekd import error_codes
+from edgekd.cli.complaint import complain
+from edgekd.errors import EdgekdError, StageError, UsageError
 from edgekd.version import __version__
 
 INTERRUPTED = 130
+_GO_ON = "what is finished is kept: run the same command again to go on"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 
 COMMANDS = {
@@ -77,33 +81,52 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = cli(standalone_mode=False) or 0
-    except click.ClickException as error:
-        error.show()
-        code = 2
-    except EdgekdError as error:
-        click.echo(f"error: {error}", err=True)
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; what is finished is kept: run the same command again to go on", err=True)
-        code = INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         code = 1
-    except Exception as error:  # noqa: BLE001 - the last resort: a bug, told in one line, with its traceback in a file
-        code = 3
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            click.echo(f"error: {error.filename or 'the disk'}: {error.strerror}", err=True)
-        else:
-            told = f"{type(error).__name__}: {error}"
-            click.echo(f"internal error: {told}; please report it with {_keep_traceback()}", err=True)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort; a bug is told as one
+        code = _tell(error, as_json=_wants_json(sys.argv[1:]))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(error: BaseException, *, as_json: bool) -> int:
+    """Tell what ended the command, and return the exit code."""
+    if isinstance(error, click.ClickException):
+        if isinstance(error, click.UsageError) and error.ctx and not as_json:
+            click.echo(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", err=True)
+        return complain(error_codes.USAGE, error.format_message(), UsageError.exit_code, as_json=as_json)
+    if isinstance(error, EdgekdError):
+        return complain(error_codes.code(error), str(error), error.exit_code, log=error.log, as_json=as_json)
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        if as_json:
+            return complain(error_codes.INTERRUPTED, _GO_ON, INTERRUPTED, as_json=True)
+        click.echo(f"interrupted; {_GO_ON}", err=True)
+        return INTERRUPTED
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        told = f"{error.filename or 'the disk'}: {error.strerror}"
+        return complain(error_codes.DISK, told, StageError.exit_code, as_json=as_json)
+    told = f"internal error: {type(error).__name__}: {error}; please report it with {_keep_traceback(error)}"
+    return complain(error_codes.BUG, told, StageError.exit_code, as_json=as_json)
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Return whether a command line asks for JSON; it may be one that could not be read."""
+    command: click.Command | None = cli
+    for word in arguments:
+        if isinstance(command, Commands):
+            command = command.get_command(click.Context(command), word) if word in COMMANDS else None
+        elif isinstance(command, click.Group):
+            command = command.commands.get(word)
+    options = command.params if command else ()
+    flags = {name for one in options if isinstance(one, click.Option) and one.is_flag for name in one.opts}
+    return "--json" in flags and "--json" in arguments
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _keep_traceback() -> str:
+def _keep_traceback(error: BaseException) -> str:
     with tempfile.NamedTemporaryFile("w", prefix="edgekd-error-", suffix=".txt", delete=False) as file:
-        traceback.print_exc(file=file)
+        traceback.print_exception(error, file=file)
     return file.name

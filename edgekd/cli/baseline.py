@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from edgekd.cli import display
+from edgekd.cli.screen import Screen, shown
 from edgekd.cli.summaries import Summaries, check_target, summarised
 from edgekd.errors import UsageError
 from edgekd.report.baseline import comparing, snapshot, table, taking, wording
@@ -38,7 +39,8 @@ def _arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 @command.command()
 @_arguments
 @TOLERANCE
-def write(run: Path, file: Path, tolerances: Sequence[str]) -> int:
+@shown("Print the baseline as JSON.")
+def write(run: Path, file: Path, tolerances: Sequence[str], screen: Screen) -> int:
     """Keep the figures of RUN in FILE, a JSON file for git.
 
     A FILE that is there is replaced, but for its tolerances, and what changed is shown.
@@ -50,11 +52,15 @@ def write(run: Path, file: Path, tolerances: Sequence[str]) -> int:
     taking.write_checked(found)
     found = found.model_copy(update={"tolerances": {**(old.tolerances if old else {}), **given}})
     snapshot.write(found, file)
-    console = Console()
-    if old is not None:
-        table.render(comparing.compare(old, found), console)
     figures = sum(len(figures) for device in found.devices.values() for figures in device.variants.values())
-    console.print(f"baseline: {file}, {figures} figures of {found.run}", soft_wrap=True, highlight=False, markup=False)
+    told = f"baseline: {file}, {figures} figures of {found.run}"
+
+    def render(console: Console) -> None:
+        if old is not None:
+            table.render(comparing.compare(old, found), console)
+        display.lines(console, [told])
+
+    display.result(screen, found.model_dump(mode="json"), render, lambda console: display.lines(console, [told]))
     return 0
 
 
@@ -63,9 +69,9 @@ def write(run: Path, file: Path, tolerances: Sequence[str]) -> int:
 @TOLERANCE
 @click.option("--device", "devices", multiple=True, metavar="NAME", help="Check only this device; repeat it.")
 @summarised
-@click.option("--json", "as_json", is_flag=True, help="Print every change as JSON instead of tables.")
+@shown("Print every change as JSON instead of tables.")
 def check(
-    run: Path, file: Path, tolerances: Sequence[str], devices: Sequence[str], summaries: Summaries, as_json: bool
+    run: Path, file: Path, tolerances: Sequence[str], devices: Sequence[str], summaries: Summaries, screen: Screen
 ) -> int:
     """Check RUN against the baseline FILE: exit code 1 where a figure is worse by more than noise and tolerance."""
     given = parse_tolerances(tolerances)
@@ -79,16 +85,20 @@ def check(
         raise UsageError(_mismatched(run, file, found.mismatches))
     code = exit_code(found)
     summaries.write(wording.cases(found), title="edgekd baseline check", lead=table.in_markdown(found))
-    if as_json:
-        click.echo(json.dumps({"exit_code": code, **as_plain(found)}, indent=1))
-        return code
-    console = Console()
-    table.render(found, console)
-    word, style = {0: ("PASSED", "bold green"), 1: ("FAILED", "bold red"), 4: ("PENDING", "bold yellow")}[code]
-    console.print(word, style=style)
-    if code == 1:
-        remedy = f"if the change is meant, write the baseline anew: edgekd baseline write {run} {file}"
-        console.print(remedy, soft_wrap=True, highlight=False, markup=False)
+
+    def verdict(console: Console) -> None:
+        word, style = {0: ("PASSED", "bold green"), 1: ("FAILED", "bold red"), 4: ("PENDING", "bold yellow")}[code]
+        console.print(word, style=style)
+
+    def render(console: Console) -> None:
+        table.render(found, console)
+        verdict(console)
+        if code == 1:
+            display.lines(
+                console, [f"if the change is meant, write the baseline anew: edgekd baseline write {run} {file}"]
+            )
+
+    display.result(screen, {"exit_code": code, **as_plain(found)}, render, verdict)
     return code
 
 

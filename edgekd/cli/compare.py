@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +9,15 @@ import click
 from rich.console import Console
 
 from edgekd.artifact import write_text
+from edgekd.cli import display
 from edgekd.cli.baseline import TOLERANCE, as_plain
+from edgekd.cli.screen import Screen, shown
 from edgekd.cli.summaries import check_target
 from edgekd.errors import UsageError
 from edgekd.report import markdown
 from edgekd.report.baseline import comparing, plot, table, taking
 from edgekd.report.baseline.figures import parse_tolerances
+from edgekd.report.baseline.wording import headline
 
 
 @click.command()
@@ -26,9 +28,9 @@ from edgekd.report.baseline.figures import parse_tolerances
 @click.option(
     "--markdown", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write the tables as Markdown."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print every change as JSON instead of tables.")
+@shown("Print every change as JSON instead of tables.")
 def command(
-    runs: Sequence[Path], tolerances: Sequence[str], picture: Path | None, page: Path | None, as_json: bool
+    runs: Sequence[Path], tolerances: Sequence[str], picture: Path | None, page: Path | None, screen: Screen
 ) -> int:
     """Say what changed between RUNS, folders of runs: each later one against the first, and what of it is noise."""
     if len(runs) < 2:
@@ -51,16 +53,18 @@ def command(
             for name, one in compared.items()
         ]
         write_text(page, "\n".join(parts))
-    if as_json:
-        click.echo(json.dumps({"first": names[0], "runs": {k: as_plain(one) for k, one in compared.items()}}, indent=1))
-        return 0
-    console = Console()
-    for name, one in compared.items():
-        console.print(f"{name} against {names[0]}", style="bold", soft_wrap=True, highlight=False, markup=False)
-        table.render(one, console)
-        console.print()
-    if picture:
-        console.print(f"plot: {picture}", soft_wrap=True, highlight=False, markup=False)
+
+    def render(console: Console) -> None:
+        for name, one in compared.items():
+            console.print(f"{name} against {names[0]}", style="bold", soft_wrap=True, highlight=False, markup=False)
+            table.render(one, console)
+            console.print()
+        if picture:
+            display.lines(console, [f"plot: {picture}"])
+
+    content = {"first": names[0], "runs": {name: as_plain(one) for name, one in compared.items()}}
+    brief = [f"{name} against {names[0]}: {headline(one)}" for name, one in compared.items()]
+    display.result(screen, content, render, lambda console: display.lines(console, brief))
     return 0
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from edgekd import device, profiles
 from edgekd.cli.handling import AT
+from edgekd.cli.screen import Screen, shown
 
 
 @click.group()
@@ -48,15 +49,19 @@ def show(name: str, resolved: bool) -> None:
 @command.command()
 @click.argument("name")
 @AT
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def probe(name: str, at: Sequence[str], as_json: bool) -> int:
+@shown("Print what was found as JSON.")
+def probe(name: str, at: Sequence[str], screen: Screen) -> int:
     """Tell what the device NAME is, what edgekd can measure there, and what to mend; nothing on it is changed."""
     # The other commands of this group answer at once: they load nothing that talks to devices.
-    placing, probing = (importlib.import_module(f"edgekd.dispatch.{name}") for name in ("placing", "probing"))
+    modules = ("cli.display", "dispatch.placing", "dispatch.probing")
+    display, placing, probing = (importlib.import_module(f"edgekd.{module}") for module in modules)
     (profile,) = profiles.load_devices([name], at).values()
     found = placing.probe(name, profile)
-    if as_json:
-        click.echo(json.dumps(found, indent=1))
-    else:
-        probing.render(found, probing.Console(), backend=profile.backend, meter=profile.power.meter)
+    asked = {"backend": profile.backend, "meter": profile.power.meter}
+    display.result(
+        screen,
+        found,
+        render=lambda console: probing.render(found, console, **asked),
+        verdict=lambda console: probing.verdict(found, console, **asked),
+    )
     return 0

@@ -1,31 +1,88 @@
-"""What a run looks like: progress bars on a terminal, plain lines elsewhere."""
+"""How it is shown: progress bars on a terminal, plain lines elsewhere, and the results of runs."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from edgekd import stage
+from edgekd.cli.screen import Screen
 from edgekd.making import Show
+from edgekd.pipeline import Result
+from edgekd.report import terminal
 
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_LINES_VERBOSE = 5.0
 
 
 @contextmanager
-def showing(console: Console, *, quiet: bool = False) -> Iterator[Show]:
+def working(screen: Screen) -> Iterator[Show]:
+    """Yield what a run reports to; standard error shows it."""
+    with showing(Console(stderr=True), quiet=screen.quiet, verbose=screen.verbose) as show:
+        yield show
+
+
+def say(screen: Screen, text: str) -> None:
+    """Show a line beside the result."""
+    if not screen.quiet:
+        _line(Console(stderr=True), text)
+
+
+def result(screen: Screen, content: Any, render: Callable[[Console], None], verdict: Callable[[Console], None]) -> None:
+    """Print a result: as JSON, in full, or only its verdict."""
+    if screen.as_json:
+        click.echo(json.dumps(content, indent=1, allow_nan=False))
+    else:
+        (verdict if screen.quiet else render)(Console())
+
+
+def report(screen: Screen, content: Mapping[str, Any], folder: Path) -> None:
+    """Print a run's report."""
+
+    def render(console: Console) -> None:
+        terminal.render(content, console)
+        lines(console, ["", f"report: {folder / 'report.html'}"])
+
+    result(screen, content, render, lambda console: terminal.verdict(content, console))
+
+
+def run(screen: Screen, done: Result) -> None:
+    """Print what a finished run found."""
+    report(screen, done.report, done.path)
+
+
+def lines(console: Console, texts: Iterable[str]) -> None:
+    """Print lines as they are: not wrapped, not coloured."""
+    for text in texts:
+        _line(console, text)
+
+
+@contextmanager
+def showing(console: Console, *, quiet: bool = False, verbose: bool = False) -> Iterator[Show]:
     """Yield what a run reports to."""
     if quiet:
         yield Show()
-    elif console.is_terminal:
+        return
+    pause = SECONDS_BETWEEN_LINES_VERBOSE if verbose else SECONDS_BETWEEN_LINES
+    note = _notes(console) if verbose else Show().note
+    if console.is_terminal:
         with _bars(console) as progress:
-            yield Show(say=lambda text: _line(progress.console, text), working=_Bar(progress).working)
+            yield Show(say=lambda text: _line(progress.console, text), working=_Bar(progress).working, note=note)
     else:
-        yield Show(say=lambda text: _line(console, text), working=lambda title: _lines(console, title))
+        yield Show(
+                say=lambda text: _line(console, text),
+                working=lambda title: _now_and_then(console, title, pause),
+                note=note,
+            )
 
 
 def _bars(console: Console) -> Progress:
@@ -58,17 +115,24 @@ class _Bar:
         return update
 
 
-def _lines(console: Console, title: str) -> stage.Progress:
+def _now_and_then(console: Console, title: str, pause: float) -> stage.Progress:
     """Return a progress that prints a line now and then: a log must show that long work is alive."""
     last = time.monotonic()
 
     def update(done: int, total: int, text: str) -> None:
         nonlocal last
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+        if time.monotonic() - last >= pause:
             last = time.monotonic()
             _line(console, f"{title:<24} {done}/{total}  {text}")
 
     return update
+
+
+def _notes(console: Console) -> Callable[[str, Mapping[str, Any]], None]:
+    def note(event: str, fields: Mapping[str, Any]) -> None:
+        _line(console, f"  {event}: {', '.join(f'{name} {value}' for name, value in fields.items())}")
+
+    return note
 
 
 def _line(console: Console, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -15,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekd import doctor
+from edgekd.cli import display
+from edgekd.cli.screen import Screen, shown
 from edgekd.doctor import Finding
 from edgekd.report.plain import clean
 from edgekd.version import __version__
@@ -25,19 +26,21 @@ _MARKS = {"ok": ("+", "green"), "note": ("~", "cyan"), "missing": ("-", "yellow"
 
 @click.command()
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGEKD_DATA", help="Where data sets lie.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def command(data_dir: Path | None, as_json: bool) -> int:
+@shown("Print what was found as JSON.")
+def command(data_dir: Path | None, screen: Screen) -> int:
     """Check this installation: what works, what is missing, what that would give, and how to get it.
 
     Nothing is changed. The exit code is 1 if something that is installed does not work.
     """
     found = doctor.examine(data_dir)
     broken = any(one.state == "broken" for one in found)
-    if as_json:
-        content = {"schema": SCHEMA, "edgekd": __version__, "verdict": doctor.verdict(found), "ok": not broken}
-        click.echo(json.dumps({**content, "findings": [asdict(one) for one in found]}, indent=1))
-    else:
-        render(found, Console())
+    content = {"schema": SCHEMA, "edgekd": __version__, "verdict": doctor.verdict(found), "ok": not broken}
+    display.result(
+        screen,
+        {**content, "findings": [asdict(one) for one in found]},
+        render=lambda console: render(found, console),
+        verdict=lambda console: render([one for one in found if one.state == "broken"], console),
+    )
     return 1 if broken else 0
 
 

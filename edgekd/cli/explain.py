@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from edgekd.cli.display import showing
+from edgekd.cli import display
 from edgekd.cli.handling import AT
+from edgekd.cli.screen import Screen, shown
 from edgekd.explanation import explain
 from edgekd.profiles import Handling
 from edgekd.report import units
@@ -20,6 +20,7 @@ from edgekd.report.plain import clean
 
 _LAYERS = 10
 _NODES = 4
+_NOTHING = "Nothing was found that keeps this model from being faster here."
 
 
 @click.command()
@@ -33,7 +34,7 @@ _NODES = 4
 )  # fmt: skip
 @click.option("--batch-size", default=1, show_default=True, type=click.IntRange(min=1))
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGEKD_DATA", help="Where data sets lie.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@shown("Print JSON instead of tables.")
 def command(
     model: Path,
     device: str,
@@ -42,19 +43,15 @@ def command(
     data: str | None,
     batch_size: int,
     data_dir: Path | None,
-    as_json: bool,
+    screen: Screen,
 ) -> int:
     """Say why MODEL, an ONNX file, is as slow or as inexact as it is on a device, layer by layer."""
-    console = Console(stderr=as_json)
-    with showing(console) as show:
+    with display.working(screen) as show:
         found = explain(
             model, device, handling=Handling(at), against=against, data=data, batch_size=batch_size,
             data_dir=data_dir, show=show,
         )  # fmt: skip
-    if as_json:
-        click.echo(json.dumps(found, indent=1, allow_nan=False))
-    else:
-        render(found, console)
+    display.result(screen, found, lambda console: render(found, console), lambda console: verdict(found, console))
     return 0
 
 
@@ -63,14 +60,24 @@ def render(found: Mapping[str, Any], console: Console) -> None:
     for line in _summary(found):
         console.print(clean(line), highlight=False, soft_wrap=True, markup=False)
     console.print(_layers(found))
-    if not found["findings"]:
-        console.print("Nothing was found that keeps this model from being faster here.", highlight=False)
     for number, finding in enumerate(found["findings"], 1):
-        cost = finding["time_share"]
-        told = f"{cost:.0%} of the layers' time" if cost is not None else finding["reason"]
-        console.print(f"\n{number}. {finding['cause']}: {told}", style="bold", highlight=False, soft_wrap=True)
+        console.print(f"\n{number}. {_head(finding)}", style="bold", highlight=False, soft_wrap=True)
         for line in (f"{_sentence(finding['text'])}", *_where(finding["where"]), f"Mend: {finding['mend']}."):
             console.print(f"   {clean(line)}", highlight=False, soft_wrap=True, markup=False)
+    if not found["findings"]:
+        console.print(_NOTHING, highlight=False)
+
+
+def verdict(found: Mapping[str, Any], console: Console) -> None:
+    """Print what was found, a line each."""
+    for line in [_head(finding) for finding in found["findings"]] or [_NOTHING]:
+        console.print(clean(line), highlight=False, soft_wrap=True, markup=False)
+
+
+def _head(finding: Mapping[str, Any]) -> str:
+    cost = finding["time_share"]
+    told = f"{cost:.0%} of the layers' time" if cost is not None else finding["reason"]
+    return f"{finding['cause']}: {told}"
 
 
 def _summary(found: Mapping[str, Any]) -> list[str]:

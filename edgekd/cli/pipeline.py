@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from edgekd import pipeline
-from edgekd.cli.display import showing
+from edgekd.cli import display
 from edgekd.cli.handling import handled
+from edgekd.cli.screen import Screen, shown
 from edgekd.plan import computing
 from edgekd.profiles import Handling
 from edgekd.recipe import DEFAULT, Recipe
-from edgekd.report import terminal
 
 
 @click.command()
@@ -30,7 +29,7 @@ from edgekd.report import terminal
 @click.option("--accelerate-config", type=click.Path(path_type=Path), metavar="FILE",
               help="Accelerate's configuration, for training in parts (FSDP, DeepSpeed) under torchrun.")  # fmt: skip
 @click.option("--plan", "only_plan", is_flag=True, help="Say what is cached, what will run and why; do nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print report.json (or the plan) instead of tables.")
+@shown("Print report.json (or the plan) instead of tables.")
 def command(
     recipe: str,
     devices: Sequence[str],
@@ -40,27 +39,23 @@ def command(
     data_dir: Path | None,
     accelerate_config: Path | None,
     only_plan: bool,
-    as_json: bool,
+    screen: Screen,
 ) -> int:
     """Run RECIPE, a shipped recipe's name or the path of a YAML file, from teacher to verdict.
 
     Everything made is kept in the store (.edgekd, or EDGEKD_HOME): a second run makes only what changed, and measures.
     """
     loaded = Recipe.load(recipe, overrides)
-    console = Console(stderr=as_json)
     if only_plan:
-        return _plan(loaded, devices, handling, out, data_dir, as_json, console)
-    follower = computing(loaded.compute).rank > 0  # what it does, the first process tells
-    with showing(console, quiet=follower) as show:
+        return _plan(loaded, devices, handling, out, data_dir, screen)
+    if computing(loaded.compute).rank:  # what it does, the first process tells
+        screen = replace(screen, quiet=True)
+    with display.working(screen) as show:
         result = pipeline.run(
             loaded, devices, handling=handling, out=out, data_dir=data_dir, accelerate_config=accelerate_config,
             show=show,
         )  # fmt: skip
-    if as_json:
-        click.echo(json.dumps(result.report, indent=1))
-    else:
-        terminal.render(dict(result.report), console)
-        console.print(f"\nreport: {result.path / 'report.html'}", soft_wrap=True, highlight=False)
+    display.run(screen, result)
     return result.exit_code
 
 
@@ -70,10 +65,9 @@ def _plan(
     handling: Handling,
     out: Path | None,
     data_dir: Path | None,
-    as_json: bool,
-    console: Console,
+    screen: Screen,
 ) -> int:
-    with showing(console) as show:
+    with display.working(screen) as show:
         prepared = pipeline.prepare(recipe, devices, handling=handling, out=out, data_dir=data_dir, show=show)
         planned = pipeline.plan(prepared)
     rows = [
@@ -83,11 +77,12 @@ def _plan(
         {"step": f"measure[{name}]", "state": "pending" if place.pending else "will run", "reason": place.told(name)}
         for name, place in prepared.places.items()
     ]
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-        return 0
-    for row in rows:
-        console.print(
-            f"{row['step']:<24} {row['state']:<9} {row['reason']}", soft_wrap=True, markup=False, highlight=False
-        )
+    lines = [f"{row['step']:<24} {row['state']:<9} {row['reason']}" for row in rows]
+    cached = sum(row["state"] == "cached" for row in rows)
+    display.result(
+        screen,
+        rows,
+        render=lambda console: display.lines(console, lines),
+        verdict=lambda console: display.lines(console, [f"{cached} of {len(rows)} steps are cached"]),
+    )
     return 0

@@ -10,7 +10,10 @@ from pathlib import Path
 import click
 import yaml
 
+from edgekd import error_codes
 from edgekd import recipe as recipes
+from edgekd.cli.complaint import complain
+from edgekd.cli.screen import Screen, shown
 from edgekd.errors import UsageError
 
 
@@ -80,14 +83,22 @@ def layers(name: str, overrides: Sequence[str], data_dir: Path | None, as_json: 
 @command.command()
 @click.argument("names", nargs=-1, required=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
-def check(names: Sequence[str], overrides: Sequence[str]) -> int:
+@shown("Print what is wrong with each as JSON.")
+def check(names: Sequence[str], overrides: Sequence[str], screen: Screen) -> int:
     """Check recipes and report all their problems at once."""
-    failed = False
+    found: dict[str, dict[str, str] | None] = {}
     for name in names:
         try:
             recipes.Recipe.load(name, overrides)
-            click.echo(f"{name}: ok")
+            found[name] = None
         except UsageError as error:
-            failed = True
-            click.echo(f"error: {error}", err=True)
-    return 2 if failed else 0
+            found[name] = {"code": error_codes.code(error), "message": str(error)}
+    if screen.as_json:
+        click.echo(json.dumps(found, indent=1))
+        return UsageError.exit_code if any(found.values()) else 0
+    for name, problem in found.items():
+        if problem:
+            complain(problem["code"], problem["message"], UsageError.exit_code)
+        elif not screen.quiet:
+            click.echo(f"{name}: ok")
+    return UsageError.exit_code if any(found.values()) else 0

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from edgekd import adding
+from edgekd.cli import display
+from edgekd.cli.screen import Screen, shown
 from edgekd.cli.summaries import Summaries, summarised
 from edgekd.errors import EdgekdError, UsageError
-from edgekd.report import build, summary, terminal
+from edgekd.report import build, summary
 from edgekd.report.external import add_power
 
 
@@ -23,15 +23,14 @@ from edgekd.report.external import add_power
 @click.option("--power", "readings", multiple=True, metavar="NAME=FILE.csv",
               help="Add what an external power meter read while NAME was measured, lines of `time watts`.")  # fmt: skip
 @summarised
-@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of tables.")
-def command(run: Path, results: Sequence[Path], readings: Sequence[str], summaries: Summaries, as_json: bool) -> int:
+@shown("Print report.json instead of tables.")
+def command(run: Path, results: Sequence[Path], readings: Sequence[str], summaries: Summaries, screen: Screen) -> int:
     """Rebuild report.json and report.html of RUN, a run's folder, from its raw samples."""
-    console = Console(stderr=as_json)
     pairs = [_pair(reading) for reading in readings]
     told = 0
     try:
         for text in _added(run, results, pairs):
-            console.print(text, soft_wrap=True, markup=False, highlight=False)
+            display.say(screen, text)
             told += 1
     except EdgekdError:
         if told:  # what was added before counts, and the report must say so
@@ -39,11 +38,7 @@ def command(run: Path, results: Sequence[Path], readings: Sequence[str], summari
         raise
     report = build.write(run)
     summaries.write(summary.cases(report), title="edgekd report", lead=summary.in_markdown(report))
-    if as_json:
-        click.echo(json.dumps(report, indent=1))
-    else:
-        terminal.render(report, console)
-        console.print(f"\nreport: {run / 'report.html'}", soft_wrap=True, highlight=False)
+    display.report(screen, report, run)
     return build.exit_code(report)
 
 

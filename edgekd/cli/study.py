@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import click
 from rich.console import Console
 
 from edgekd import study
-from edgekd.cli.display import showing
+from edgekd.cli import display
+from edgekd.cli.complaint import complain
+from edgekd.cli.screen import Screen, shown
 from edgekd.errors import StageError
 from edgekd.report.study import table
 
@@ -26,7 +27,7 @@ from edgekd.report.study import table
               help="Percentage points below which an advantage is not worth having.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Put the study exactly here. Default: runs/ in the store.")
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGEKD_DATA", help="Where data sets lie.")
-@click.option("--json", "as_json", is_flag=True, help="Print results.json instead of a table.")
+@shown("Print results.json instead of a table.")
 def command(
     recipe: str,
     seeds: int,
@@ -35,23 +36,24 @@ def command(
     margin_pp: float,
     out: Path | None,
     data_dir: Path | None,
-    as_json: bool,
+    screen: Screen,
 ) -> int:
     """Say whether the teacher helps: train RECIPE's student with and without it, on several seeds, at equal budget.
 
     Every trial is kept in the store; an interrupted study goes on where it was.
     """
-    console = Console(stderr=as_json)
-    with showing(console) as show:
+    with display.working(screen) as show:
         done = study.run(
             recipe, seeds=seeds, vary=vary, overrides=overrides, margin_pp=margin_pp, out=out, data_dir=data_dir,
             show=show,
         )  # fmt: skip
-    if as_json:
-        click.echo(json.dumps(done.results, indent=1))
-    else:
-        table.render(dict(done.results), console)
-        console.print(f"\nreport: {done.path / 'study.html'}", soft_wrap=True, highlight=False)
+
+    def render(console: Console) -> None:
+        table.render(done.results, console)
+        display.lines(console, ["", f"report: {done.path / 'study.html'}"])
+
+    display.result(screen, done.results, render, lambda console: table.verdict(done.results, console))
     if done.failed:
-        raise StageError(f"{done.failed} trials failed; the others are compared. Run again when the cause is mended")
+        told = f"{done.failed} trials failed; the others are compared. Run again when the cause is mended"
+        return complain("E-STUDY", told, StageError.exit_code)
     return 0

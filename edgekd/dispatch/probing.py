@@ -60,11 +60,9 @@ def obstacles(probe: Mapping[str, Any], backend: str, meter: str = "auto") -> li
 
 def render(probe: Mapping[str, Any], console: Console, *, backend: str | None = None, meter: str = "auto") -> None:
     """Print a probe: the verdict for a profile's backend, what the device is, what edgekd can and cannot do there."""
-    if probe.get("simulated"):
-        console.print(Text(f"SIMULATED: {plain(probe['simulated'])}", "bold yellow"))
     blocking = [] if backend is None else obstacles(probe, backend, meter)
     if backend is not None:
-        console.print(_headline(backend, blocking))
+        verdict(probe, console, backend=backend, meter=meter)
         console.print()
     width = max((len(label(name)) for facts in probe["sections"].values() for name in facts), default=0)
     for section, facts in probe["sections"].items():
@@ -81,6 +79,13 @@ def render(probe: Mapping[str, Any], console: Console, *, backend: str | None = 
     for entry in [*blocking, *others]:
         _item(console, "-", "red" if entry in blocking else "yellow", f"cannot {entry['what']}: {entry['why']}")
         _item(console, " ", "", f"mend: {entry['mend']}")
+
+
+def verdict(probe: Mapping[str, Any], console: Console, *, backend: str, meter: str = "auto") -> None:
+    """Print whether a device is ready to measure."""
+    if probe.get("simulated"):
+        console.print(Text(f"SIMULATED: {plain(probe['simulated'])}", "bold yellow"))
+    console.print(_headline(backend, obstacles(probe, backend, meter)))
 
 
 def _headline(backend: str, blocking: list[dict[str, str]]) -> Text:

@@ -23,30 +23,42 @@ MARKS = {"passed": "✓", "failed": "✗", "not_measured": "?"}
 def render(report: Mapping[str, Any], console: Console) -> None:
     """Print a report: per device the verdict, its gates, the table of variants, and what to know about it."""
     ascii_only = not console.encoding.lower().startswith("utf")
-
-    def show(text: Text, indent: int = 0) -> None:
-        for line in (to_ascii(text) if ascii_only else text).wrap(console, console.width - indent):
-            line.rstrip()
-            line.pad_left(indent)
-            console.print(line, highlight=False, no_wrap=True)
-
     for name, device in report["devices"].items():
-        show(headline(name, device))
-        for notice in notices(device):
-            show(Text(clean(notice), "bold reverse yellow"), indent=2)
-        for line in _grounds(device):
-            show(line, indent=2)
+        _show_verdict(name, device, console)
         console.print()
         if any(variant["latency_ns"] or variant["samples"] is not None for variant in device["variants"].values()):
             table = variants_table(report, device, console, ascii_only=ascii_only, indent=2)
             console.print(Padding(table, (0, 0, 0, 2), expand=False), highlight=False)
             console.print()
             for line in _notes(report, device):
-                show(line, indent=2)
+                show(line, console, indent=2)
             console.print()
     choice = learning.choice(report)
     if choice:
-        show(Text(clean(choice.sentence), "dim"))
+        show(Text(clean(choice.sentence), "dim"), console)
+
+
+def verdict(report: Mapping[str, Any], console: Console) -> None:
+    """Print per device whether it passed, what to use, and its gates."""
+    for name, device in report["devices"].items():
+        _show_verdict(name, device, console)
+
+
+def show(text: Text, console: Console, indent: int = 0) -> None:
+    """Print a text wrapped and indented, in ASCII where the console takes nothing else."""
+    ascii_only = not console.encoding.lower().startswith("utf")
+    for line in (to_ascii(text) if ascii_only else text).wrap(console, console.width - indent):
+        line.rstrip()
+        line.pad_left(indent)
+        console.print(line, highlight=False, no_wrap=True)
+
+
+def _show_verdict(name: str, device: Mapping[str, Any], console: Console) -> None:
+    show(headline(name, device), console)
+    for notice in notices(device):
+        show(Text(clean(notice), "bold reverse yellow"), console, indent=2)
+    for line in _grounds(device):
+        show(line, console, indent=2)
 
 
 def headline(name: str, device: Mapping[str, Any]) -> Text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -145,7 +146,7 @@ def test_all_problems_of_a_recipe_at_once_each_with_its_line(edgekd, workplace):
     )
     outcome = edgekd("pipeline", "mine.yaml", "--set", "prune.ratio=1")
     assert outcome.code == 2
-    assert outcome.err.startswith("error: 5 problems in mine.yaml:\n")
+    assert outcome.err.startswith("error[E-YAML]: 5 problems in mine.yaml:\n")
     for line in (
         "mine.yaml:3: teacher.epochs: -1 is not allowed: must be greater than 0",
         'mine.yaml:4: studnt: unknown key; did you mean "student"?',
@@ -450,7 +451,7 @@ def test_layers_are_looked_for_when_the_run_is_planned(edgekd, write_recipe, los
     recipe = write_recipe(teacher={"model": "convnet", **nets}, student={"model": "resnet", **nets})
     outcome = edgekd("pipeline", recipe, *_losses(loss), *plan)
     assert outcome.code == 3
-    assert outcome.err.startswith("error: distill.losses: ")
+    assert outcome.err.startswith("error[E-DISTILL]: distill.losses: ")
     assert [part for part in told if part not in outcome.err] == []
     assert outcome.out == ""
     assert not any((Path(os.environ["EDGEKD_HOME"]) / "artifacts").iterdir())
@@ -668,5 +669,5 @@ def test_exit_codes(workplace, module, arguments, code):
     )
     assert done.returncode == code
     assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
+    assert re.match(r"error\[E-[A-Z]+\]: ", done.stderr)
     assert "Traceback" not in done.stderr

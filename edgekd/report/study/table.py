@@ -14,9 +14,9 @@ from rich.text import Text
 
 from edgekd.report import units
 from edgekd.report.columns import Column, Line, Row, fitted
-from edgekd.report.plain import clean, to_ascii
+from edgekd.report.plain import clean
 from edgekd.report.study.wording import STATUS, confidence, grounds, how, networks, pp, signed
-from edgekd.report.terminal import MARKS, STYLES
+from edgekd.report.terminal import MARKS, STYLES, show
 
 _INDENT = 2
 _CSV_COLUMNS = (
@@ -56,25 +56,28 @@ def _csv_row(row: Row) -> dict[str, Any]:
 def render(results: Results, console: Console) -> None:
     """Print a study: the answer, the table, and what to know about it."""
     ascii_only = not console.encoding.lower().startswith("utf")
-
-    def show(text: Text, indent: int = 0) -> None:
-        for line in (to_ascii(text) if ascii_only else text).wrap(console, console.width - indent):
-            line.rstrip()
-            line.pad_left(indent)
-            console.print(line, highlight=False, no_wrap=True)
-
-    show(Text(results["headline"], "bold"))
+    show(Text(results["headline"], "bold"), console)
     console.print()
     lines = map(_line, (results["baseline"], *results["methods"]))
     table = fitted("method", _columns(results), lines, console, ascii_only=ascii_only, indent=_INDENT)
     console.print(Padding(table, (0, 0, 0, _INDENT), expand=False), highlight=False)
     console.print()
-    for verdict, why, names in grounds(results):
-        show(Text.assemble((_verdict(verdict), STYLES[STATUS[verdict]]), f" {', '.join(names)}: {why}"), _INDENT)
+    _show_grounds(results, console)
     for remark in results["remarks"]:
-        show(Text.assemble(("! ", "bold yellow"), remark), _INDENT)
+        show(Text.assemble(("! ", "bold yellow"), remark), console, _INDENT)
     for line in (how(results), networks(results)):
-        show(Text(line, "dim"), _INDENT)
+        show(Text(line, "dim"), console, _INDENT)
+
+
+def verdict(results: Results, console: Console) -> None:
+    """Print the answer and what each verdict rests on."""
+    show(Text(results["headline"], "bold"), console)
+    _show_grounds(results, console)
+
+
+def _show_grounds(results: Results, console: Console) -> None:
+    for found, why, names in grounds(results):
+        show(Text.assemble((_verdict(found), STYLES[STATUS[found]]), f" {', '.join(names)}: {why}"), console, _INDENT)
 
 
 def _columns(results: Results) -> tuple[Column, ...]:
