@@ -16,8 +16,8 @@ from edgekd.cli.screen import Screen
 
 WORKING = ["pipeline", "study", "bench", "explain", "report", "device probe", "recipe check", "doctor"]
 WORKING += ["baseline write", "baseline check", "compare"]
-READING = ["recipe show", "recipe copy", "device show"]
-"""These print a file as it is."""
+READING = ["baseline show", "recipe show", "recipe copy", "device show"]
+"""These print what is in a file, or copy one."""
 
 
 def _commands() -> dict[str, click.Command]:
