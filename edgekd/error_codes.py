@@ -52,6 +52,7 @@ AREAS = {
     "edgekd.training": "E-TRAIN",
     "edgekd.training.networks": "E-NETWORK",
     "edgekd.training.ranks": "E-RANKS",
+    "edgekd.tuning": "E-SEARCH",
     "edgekd.validation": "E-VALIDATE",
 }
 """The code of each module that raises errors, or of the package around it: the longest name that fits counts."""

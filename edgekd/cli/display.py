@@ -79,10 +79,10 @@ def showing(console: Console, *, quiet: bool = False, verbose: bool = False) -> 
             yield Show(say=lambda text: _line(progress.console, text), working=_Bar(progress).working, note=note)
     else:
         yield Show(
-                say=lambda text: _line(console, text),
-                working=lambda title: _now_and_then(console, title, pause),
-                note=note,
-            )
+            say=lambda text: _line(console, text),
+            working=lambda title: _now_and_then(console, title, pause),
+            note=note,
+        )
 
 
 def _bars(console: Console) -> Progress:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from edgekd.cli.display import showing
+from edgekd.cli import display
+from edgekd.cli.screen import Screen, shown
 from edgekd.errors import UsageError
 from edgekd.plan import installed
 
@@ -27,7 +27,7 @@ from edgekd.plan import installed
     "--out", type=click.Path(path_type=Path), help="Put the search exactly here. Default: runs/ in the store."
 )
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGEKD_DATA", help="Where data sets lie.")
-@click.option("--json", "as_json", is_flag=True, help="Print search.json instead of a table.")
+@shown("Print search.json instead of a table.")
 def command(
     recipe: str,
     trials: int | None,
@@ -36,7 +36,7 @@ def command(
     overrides: Sequence[str],
     out: Path | None,
     data_dir: Path | None,
-    as_json: bool,
+    screen: Screen,
 ) -> int:
     """Search what RECIPE's block `search` varies: temperature, losses, learning rate, student, teacher.
 
@@ -46,15 +46,15 @@ def command(
     if not installed("optuna"):
         raise UsageError("optuna is not installed, and needed for a search: pip install 'edgekd[search]'")
     search, table = (importlib.import_module(f"edgekd.tuning.{name}") for name in ("search", "table"))
-    console = Console(stderr=as_json)
     changes = [*overrides, *([f"search.trials={trials}"] if trials is not None else [])]
-    with showing(console) as show:
+    with display.working(screen) as show:
         found = search.run(
             recipe, overrides=changes, workers=workers, storage=storage, out=out, data_dir=data_dir, show=show
         )
-    if as_json:
-        click.echo(json.dumps(found.results, indent=1))
-    else:
+
+    def render(console: Console) -> None:
         table.render(found.results, console)
-        console.print(f"\nbest recipe: {found.path / 'best.yaml'}", soft_wrap=True, highlight=False)
+        display.lines(console, ["", f"best recipe: {found.path / 'best.yaml'}"])
+
+    display.result(screen, found.results, render, lambda console: table.verdict(found.results, console))
     return 0

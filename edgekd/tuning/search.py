@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from edgekd import plan as planning
 from edgekd.document import DocumentError, Problem
 from edgekd.errors import StageError, UsageError
 from edgekd.making import Show, Workshop
+from edgekd.recording import recorded
 from edgekd.tuning import crew, outcome, worker
 from edgekd.tuning.storage import Heartbeat, opened
 from edgekd.tuning.trial import AS_IT_IS, Bench, fixed
@@ -81,16 +82,17 @@ def run(
     order = Order(
         variations.written, storage or f"sqlite:///{root / 'searches' / name}.db", name, root, data_dir, heartbeat
     )
-    run_id = rundir.new_id(f"search-{variations.recipe.name}", started)
-    target = out if out is not None else root / "runs" / run_id
-    bench = Bench(shop, variations)
-    with opened(order.storage, heartbeat) as kept:
-        study = _study(kept, name, variations)
-        _work(bench, study, order, workers)
-        results = outcome.results(bench, study, order, run_id, started)
-    with rundir.replacing(target) as folder:
-        outcome.write(folder, results, variations)
-    return Found(target, results)
+    facts = {"kind": "search", "recipe": variations.recipe.name, "search": name, "workers": workers}
+    with recorded(shop.store, show, f"search-{variations.recipe.name}", started, **facts) as record:
+        bench = Bench(replace(shop, show=record.show, store=record.store), variations)
+        with opened(order.storage, heartbeat) as kept:
+            study = _study(kept, name, variations)
+            _work(bench, study, order, workers)
+            results = outcome.results(bench, study, order, record.run_id, started)
+        with rundir.replacing(record.target(out)) as folder:
+            outcome.write(folder, results, variations)
+            record.finish(folder, counts=results["counts"], best=results["best"], exit_code=0)
+    return Found(record.target(out), results)
 
 
 def _rehearse(shop: Workshop, variations: Variations) -> None:

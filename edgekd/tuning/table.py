@@ -20,7 +20,8 @@ def render(results: Mapping[str, Any], console: Console) -> None:
     counts = results["counts"]
     trials = {row["number"]: row for row in results["trials"]}
     best, first = trials[results["best"]], trials.get(results["as_it_is"])
-    console.print(f"\n[bold]{headline(best, first)}[/] {clean(results['comparison']['text'])}", highlight=False)
+    console.print()
+    verdict(results, console)
     console.print(
         f"{len(trials)} trials of {results['epochs']} epochs: {counts['done']} done, {counts['stopped']} stopped early "
         f"or not trained, {counts['failed']} failed\n",
@@ -43,6 +44,13 @@ def render(results: Mapping[str, Any], console: Console) -> None:
     importances = results["importances"]
     shares = ", ".join(f"{path} {share:.0%}" for path, share in (importances["shares"] or {}).items())
     console.print(f"\nwhat matters: {clean(shares or importances['why'])}", highlight=False, soft_wrap=True)
+
+
+def verdict(results: Mapping[str, Any], console: Console) -> None:
+    """Print the best trial, and whether it is better than the recipe as it is."""
+    trials = {row["number"]: row for row in results["trials"]}
+    told = headline(trials[results["best"]], trials.get(results["as_it_is"]))
+    console.print(f"[bold]{told}[/] {clean(results['comparison']['text'])}", highlight=False)
 
 
 def headline(best: Mapping[str, Any], first: Mapping[str, Any] | None) -> str:

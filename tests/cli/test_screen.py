@@ -15,7 +15,7 @@ from edgekd.cli import display
 from edgekd.cli.screen import Screen
 
 WORKING = ["pipeline", "study", "bench", "explain", "report", "device probe", "recipe check", "doctor"]
-WORKING += ["baseline write", "baseline check", "compare"]
+WORKING += ["baseline write", "baseline check", "compare", "search"]
 READING = ["baseline show", "recipe show", "recipe copy", "device show"]
 """These print what is in a file, or copy one."""
 

@@ -54,7 +54,9 @@ def test_a_search_and_what_is_left_of_it(found, workplace):
     assert results["counts"] == {"done": len(trained), "stopped": 6 - len(trained), "failed": 0}
     best = rows[results["best"]]
     assert best["validation"] == max(row["validation"] for row in trained)
-    assert {path.name for path in done.path.iterdir()} == {"search.json", "best.yaml", "history.svg", "slices.svg"}
+    assert {path.name for path in done.path.iterdir()} == {
+        "search.json", "best.yaml", "history.svg", "slices.svg", "log.jsonl",
+    }  # fmt: skip
     assert not list((workplace / "store" / "partial").iterdir())
     assert _artifacts(workplace / "store").count("teacher") == len(
         {json.dumps(row["values"]["teacher"]) for row in rows}
