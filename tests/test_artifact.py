@@ -105,6 +105,20 @@ def test_failed_work_leaves_no_artifact_and_a_checkpoint_survives(tmp_path):
     assert not (made.path / artifact.CHECKPOINT).exists()
 
 
+def test_work_that_is_given_up_leaves_nothing(tmp_path):
+    store, _ = _store(tmp_path)
+
+    def work(out: Path) -> dict:
+        (out / artifact.CHECKPOINT).mkdir()
+        (out / "weights").write_text("half")
+        raise artifact.Abandoned("worse than the others")
+
+    with pytest.raises(artifact.Abandoned, match="worse than the others"):
+        artifact.build(store, "teacher", PARTS, work)
+    assert not list((store.root / "partial").iterdir())
+    assert not list((store.root / "artifacts").iterdir())
+
+
 def test_a_full_disk_is_told_in_one_sentence(tmp_path):
     store, _ = _store(tmp_path)
 

@@ -97,6 +97,29 @@ def test_an_interrupted_training_ends_with_the_same_bits(form, tmp_path, monkeyp
     assert facts["precision"] == ("bf16" if form == "bf16" else "fp32")
 
 
+def test_every_epoch_is_judged_and_told_again_after_an_interruption(tmp_path, monkeypatch):
+    at_every_step(monkeypatch)
+    told: list[tuple[int, float]] = []
+    _, facts, _ = interrupted(
+        images(), FORMS["sgd"], tmp_path / "cut", [6], judged=lambda epoch, score: told.append((epoch, score))
+    )
+    assert [epoch for epoch, _ in told] == [1, 1, 2, 3, 4, 5]  # 4 steps an epoch: killed in the second one
+    assert [float(f"{score:.6g}") for _, score in told[1:]] == facts["curves"]["validation"]
+
+
+def test_who_is_told_of_an_epoch_may_end_the_training(tmp_path):
+    told: list[int] = []
+
+    def judged(epoch: int, score: float) -> None:
+        told.append(epoch)
+        if epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(built(), images(), tmp_path / "ended", FORMS["sgd"], judged=judged)
+    assert told == [1, 2]
+
+
 class Adapted(Objective):
     """Two terms besides the labels: one learns an adapter, one remembers what it saw of each sample."""
 
