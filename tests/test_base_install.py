@@ -74,12 +74,14 @@ def test_looking_needs_none(base, arguments):
 def test_doctor_says_what_the_extras_would_give(base):
     done = base("doctor", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    found = {one["name"]: one for one in json.loads(done.stdout)["findings"]}
+    findings = json.loads(done.stdout)["findings"]
+    found = {(one["area"], one["name"]): one for one in findings}
     for extra, package in (("train", "torch"), ("openvino", "openvino")):
-        assert (found[extra]["state"], found[extra]["mend"]) == ("missing", f"pip install 'edgekd[{extra}]'")
-        assert package in found[extra]["told"]
-    assert found["base"]["state"] == found["cpu"]["state"] == "ok"
-    assert "tested set" not in found  # constraints.txt is in the wheel, and was installed from
+        one = found["packages", extra]
+        assert (one["state"], one["mend"]) == ("missing", f"pip install 'edgekd[{extra}]'")
+        assert package in one["told"]
+    assert found["packages", "base"]["state"] == found["devices", "cpu"]["state"] == "ok"
+    assert ("packages", "tested set") not in found  # constraints.txt is in the wheel, and was installed from
 
 
 def test_what_ships_is_found_in_the_wheel(base, python):

@@ -61,7 +61,9 @@ def obstacles(probe: Mapping[str, Any], backend: str, meter: str = "auto") -> li
 def render(probe: Mapping[str, Any], console: Console, *, backend: str | None = None, meter: str = "auto") -> None:
     """Print a probe: the verdict for a profile's backend, what the device is, what edgekd can and cannot do there."""
     blocking = [] if backend is None else obstacles(probe, backend, meter)
-    if backend is not None:
+    if backend is None:
+        _simulation(probe, console)
+    else:
         verdict(probe, console, backend=backend, meter=meter)
         console.print()
     width = max((len(label(name)) for facts in probe["sections"].values() for name in facts), default=0)
@@ -83,9 +85,13 @@ def render(probe: Mapping[str, Any], console: Console, *, backend: str | None = 
 
 def verdict(probe: Mapping[str, Any], console: Console, *, backend: str, meter: str = "auto") -> None:
     """Print whether a device is ready to measure."""
+    _simulation(probe, console)
+    console.print(_headline(backend, obstacles(probe, backend, meter)))
+
+
+def _simulation(probe: Mapping[str, Any], console: Console) -> None:
     if probe.get("simulated"):
         console.print(Text(f"SIMULATED: {plain(probe['simulated'])}", "bold yellow"))
-    console.print(_headline(backend, obstacles(probe, backend, meter)))
 
 
 def _headline(backend: str, blocking: list[dict[str, str]]) -> Text:
