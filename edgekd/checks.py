@@ -18,7 +18,7 @@ from edgekd.shipped import shipped_modules
 from edgekd.stages.distill import Options as Distillation
 from edgekd.stages.quantize import Options as Quantization
 from edgekd.stages.targets import Options as Targets
-from edgekd.steps import why_no_targets
+from edgekd.steps import left_out, why_no_targets
 from edgekd.tasks import shipped_tasks
 
 
@@ -49,7 +49,15 @@ def check(recipe: Recipe, found: Sequence[str], data_dir: Path | None) -> None:
 def device_problems(recipe: Recipe, devices: Mapping[str, Device]) -> Iterator[str]:
     """Yield what a recipe asks for and the runtime of a device does not take."""
     options = recipe.options("quantize")
-    if isinstance(options, Quantization) and options.weights_bits == 4 and options.buckets is None:
+    if not isinstance(options, Quantization):
+        return
+    for name, device in devices.items():
+        if set(left_out(recipe, device)) == set(options.mode):
+            yield (
+                f"quantize.mode: {', '.join(options.mode)}: {name} ({device.backend}) does not quantize activations at "
+                "run time, by its profile (quantization.dynamic); take ptq, qat or mixed"
+            )
+    if options.weights_bits == 4 and options.buckets is None:
         for name, device in devices.items():
             if device.max_opset < four_bits.OPSET:
                 yield f"quantize.weights_bits: {name} ({device.backend}): {four_bits.too_old(device.max_opset)}"

@@ -56,6 +56,8 @@ class Quantization(Frozen):
     reduce_range: Literal["auto"] | bool = "auto"
     weights: Literal["per-channel", "per-tensor"] = "per-channel"
     quantize_add: bool = True
+    dynamic: bool = False
+    """Its runtime quantizes activations at run time, and gains by it (`quantize: {mode: dynamic}`)."""
 
     @property
     def open(self) -> bool:
@@ -144,5 +146,5 @@ def scheme(quantization: Quantization, processor: Mapping[str, Any] | None = Non
 
 def resolved(device: Device, processor: Mapping[str, Any]) -> Device:
     """Return a device whose quantization leaves nothing to its processor, which is now known."""
-    decided = Quantization(**scheme(device.quantization, processor).model_dump())
-    return device.model_copy(update={"quantization": decided})
+    decided = scheme(device.quantization, processor).model_dump()
+    return device.model_copy(update={"quantization": device.quantization.model_copy(update=decided)})

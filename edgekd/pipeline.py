@@ -204,7 +204,13 @@ def _run(
             "gates": recipe.gates.model_dump(exclude_none=True, exclude_defaults=True),
             "variants": _variant_facts(outcomes.values(), made, artifacts),
             "devices": {
-                name: entry(folder, prepared.places[name], found, sparse=_sparse(recipe))
+                name: entry(
+                    folder,
+                    prepared.places[name],
+                    found,
+                    sparse=_sparse(recipe),
+                    remarks=_left_out(recipe, prepared.devices[name]),
+                )
                 for name, found in outcomes.items()
             },
             "stages": rows,
@@ -233,8 +239,7 @@ def _stages(prepared: Job) -> tuple[dict[str, Artifact], list[dict[str, Any]]]:
 def _order(prepared: Job, name: str, files: Mapping[str, Path], handling: Handling) -> Order:
     """Return what a device is to measure: its own variants, on the test and validation inputs."""
     device, data, options = prepared.devices[name], prepared.shop.data, _measuring(prepared.recipe)
-    scheme = steps.schemes({name: device})[name]
-    models = {variant: files[source] for variant, source in steps.variants(scheme, prepared.steps).items()}
+    models = {variant: files[source] for variant, source in steps.variants(device, prepared.steps).items()}
     feed = inspect(next(iter(models.values()))).inputs[0].name
     return Order(
         name,
@@ -248,11 +253,14 @@ def _order(prepared: Job, name: str, files: Mapping[str, Path], handling: Handli
     )
 
 
-def entry(folder: Path, place: Place, outcome: Outcome, *, sparse: bool = False) -> dict[str, Any]:
+def entry(
+    folder: Path, place: Place, outcome: Outcome, *, sparse: bool = False, remarks: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return what run.json says of a device.
 
     Args:
         sparse: whether it says of the files how many of their weights are zero.
+        remarks: what a reader should know of the variants that there are, besides what the outcome says.
     """
     scheme = steps.schemes({"": place.device})[""]
     return {
@@ -263,9 +271,17 @@ def entry(folder: Path, place: Place, outcome: Outcome, *, sparse: bool = False)
             for variant, path in outcome.models.items()
         },
         "refused": dict(outcome.refused),
-        "builds": list(outcome.remarks),
+        "builds": [*remarks, *outcome.remarks],
         "error": outcome.error,
     }
+
+
+def _left_out(recipe: Recipe, device: Device) -> list[str]:
+    return [
+        f"{mode}: not made for this device, whose profile does not say that its runtime quantizes activations as they "
+        "come (quantization.dynamic)"
+        for mode in steps.left_out(recipe, device)
+    ]
 
 
 def _sparse(recipe: Recipe) -> bool:

@@ -102,16 +102,17 @@ def training_steps(recipe: Recipe) -> list[Step]:
     return made[: last + 1]
 
 
-def variants(device_scheme: Scheme, made: Sequence[Step]) -> dict[str, str]:
+def variants(device: Device, made: Sequence[Step]) -> dict[str, str]:
     """Return the variants that a device measures, each with that of the steps: "int8" is its own scheme's."""
     exported = {step.variant for step in made if step.name == "export"}
+    own = scheme(device.quantization).label
     found = {}
     for step in made:
         if step.stage.makes is None or step.variant not in exported:
             continue
         if step.stage.per != "scheme":
             found[step.variant] = step.variant
-        elif step.variant == f"{step.stage.makes}-{device_scheme.label}":
+        elif step.variant == f"{step.stage.makes}-{own}" and _takes(device, step.stage):
             found[step.stage.makes] = step.variant
     return found
 
@@ -173,15 +174,36 @@ def _quantized(chain: _Chain, recipe: Recipe, name: str, devices: Mapping[str, D
     """In every mode, for every scheme of the devices, from the same float network."""
     options = recipe.options(name)
     assert isinstance(options, Quantization)
-    distinct = {found.label: found for found in schemes(devices).values()}
     needs = {mode: chain.needs(QUANTIZING[mode]) for mode in options.mode}
     for mode in options.mode:
-        stage, own = QUANTIZING[mode], {name: options.of_mode(mode)}
+        stage, own = QUANTIZING[mode], {name: _with_limit(options.of_mode(mode), recipe)}
+        taking = {name: device for name, device in devices.items() if _takes(device, stage)}
+        distinct = {found.label: found for found in schemes(taking).values()}
         for label, found in distinct.items():
             variant = f"{stage.makes}-{label}"
             step = f"{name}[{variant}]"
             chain.made.append(Step(step, name, stage, variant, needs[mode], own, {"scheme": found.model_dump()}))
             chain.models[variant] = step
+
+
+def _takes(device: Device, stage: Stage) -> bool:
+    """Return whether a device measures what a mode of quantization makes."""
+    return stage is not QUANTIZING["dynamic"] or device.quantization.dynamic
+
+
+def left_out(recipe: Recipe, device: Device) -> tuple[str, ...]:
+    """Return the modes of quantization that are asked for and not made for a device."""
+    options = recipe.options("quantize")
+    modes = options.mode if isinstance(options, Quantization) else ()
+    return tuple(mode for mode in modes if not _takes(device, QUANTIZING[mode]))
+
+
+def _with_limit(options: Quantization, recipe: Recipe) -> Quantization:
+    """Return options whose limit of accuracy, where they have none of their own, is that of the gate."""
+    limit = recipe.gates.max_drop_pp
+    if options.mode != ("mixed",) or options.max_drop_pp is not None or limit is None:
+        return options
+    return options.model_copy(update={"max_drop_pp": limit})
 
 
 def _per_variant(chain: _Chain, recipe: Recipe, name: str, stage: Stage, devices: Mapping[str, Device]) -> None:

@@ -135,10 +135,9 @@ def test_each_device_measures_the_int8_of_its_own_scheme():
         ),
     }
     made = steps.steps(Recipe.of(**tiny()), devices)
-    schemes = steps.schemes(devices)
-    found = {name: steps.variants(schemes[name], made)["int8"] for name in devices}
+    found = {name: steps.variants(device, made)["int8"] for name, device in devices.items()}
     assert found == {"a": "int8-u8", "b": "int8-s8-symmetric"}
-    assert list(steps.variants(schemes["a"], made)) == ["teacher", "student", "pruned", "int8"]
+    assert list(steps.variants(devices["a"], made)) == ["teacher", "student", "pruned", "int8"]
 
 
 def test_the_lowest_opset_of_the_devices_is_exported():

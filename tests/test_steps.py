@@ -76,9 +76,40 @@ def test_each_mode_quantizes_the_same_network_and_makes_a_variant():
     assert trained.needs == {"model": "distill", "teacher": "teacher", "targets": "targets"}
     assert calibrated.block(several, "quantize") == Quantizing(mode="ptq", samples=64)
     assert trained.block(several, "quantize") == Quantizing(mode="qat", epochs=3, samples=64)
-    assert steps.variants(steps.schemes(BOX)["box"], list(made.values())) == {
+    assert steps.variants(BOX["box"], list(made.values())) == {
         "teacher": "teacher", "student": "student", "int8": "int8-u8", "qat": "qat-u8",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gates", "own", "expected"),
+    [({}, {}, None), ({"max_drop_pp": 0.3}, {}, 0.3), ({"max_drop_pp": 0.3}, {"max_drop_pp": 2}, 2)],
+)
+def test_mixed_precision_holds_the_gate_unless_it_has_a_limit_of_its_own(gates, own, expected):
+    several = recipe(quantize={"mode": ["ptq", "mixed"], **own}, gates=gates)
+    made = {one.variant: one.block(several, "quantize") for one in steps.steps(several, BOX) if one.name == "quantize"}
+    assert (made["mixed-u8"].max_drop_pp, made["int8-u8"].max_drop_pp) == (expected, None)
+
+
+def test_dynamic_networks_are_made_for_devices_that_have_them():
+    quantization = BOX["box"].quantization
+    devices = {
+        "has": BOX["box"].model_copy(update={"quantization": quantization.model_copy(update={"dynamic": True})}),
+        "lacks": BOX["box"],
+    }
+    several = recipe(quantize={"mode": ["ptq", "dynamic"], "samples": 64})
+    made = steps.steps(several, devices)
+    found = {name: list(steps.variants(device, made)) for name, device in devices.items()}
+    assert found == {
+        "has": ["teacher", "student", "int8", "dynamic"], "lacks": ["teacher", "student", "int8"],
+    }  # fmt: skip
+    (step,) = (one for one in made if one.label == "quantize[dynamic-u8]")
+    assert step.block(several, "quantize") == Quantizing(mode="dynamic")  # no samples: nothing is calibrated
+    assert "dynamic-u8" not in {one.variant for one in steps.steps(several, BOX)}
+    assert (steps.left_out(several, devices["lacks"]), steps.left_out(several, devices["has"])) == (("dynamic",), ())
+    assert not list(checks.device_problems(several, devices))
+    (problem,) = checks.device_problems(recipe(quantize={"mode": "dynamic"}), devices)
+    assert problem.startswith("quantize.mode: dynamic: lacks (onnxruntime) does not quantize activations at run time")
 
 
 def test_low_rank_comes_between_pruning_and_quantization():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from edgekd.compress.pt2e import (
 )
 from edgekd.compress.quantizer import BIAS_LIMIT, LAYERS, SchemeQuantizer, layer_name
 from edgekd.device import Scheme
+from edgekd.document import suggest
 from edgekd.errors import StageError
 from edgekd.graph.capture import capture, quiet_pytrees
 
@@ -28,32 +29,81 @@ _SMALLEST_CHANNEL = 2.0**-12
 """The smallest range of a weight channel, as a share of the layer's largest."""
 
 
-def prepare(model: nn.Module, example: tuple[Tensor, ...], scheme: Scheme, weights_bits: int = 8) -> GraphModule:
-    """Return the model as a graph with its BatchNorm folded and an observer wherever the scheme quantizes.
-
-    Args:
-        model: the float network; it is not changed. It is taken in evaluation mode.
-        example: inputs, the first axis of each is the batch, which stays free.
-        scheme: what becomes an integer.
-        weights_bits: 8, or 4.
+def captured(model: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
+    """Return the graph of a float network in evaluation mode, for `prepare` to be given more than once.
 
     Raises:
         StageError: there is no convolution and no linear layer, or the network cannot be exported.
     """
     graph: GraphModule = capture(model, example).module(check_guards=False)
-    if not quantized_layers(graph):
+    if not layers(graph):
         called = sorted({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
         raise StageError(
             f"{type(model).__name__} has nothing to quantize: no 1d or 2d convolution and no linear layer "
             f"(it calls {', '.join(called) or 'nothing'}). Switch the quantize stage off for this network"
         )
-    prepared: GraphModule = prepare_pt2e(graph, SchemeQuantizer(scheme, weights_bits))
+    return graph
+
+
+def prepare(
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    scheme: Scheme,
+    weights_bits: int = 8,
+    float_layers: Collection[str] = (),
+) -> GraphModule:
+    """Return the model as a graph with its BatchNorm folded and an observer wherever the scheme quantizes.
+
+    Args:
+        model: the float network, or what `captured` made of it; it is not changed.
+        example: inputs, the first axis of each is the batch, which stays free.
+        scheme: what becomes an integer.
+        weights_bits: 8, or 4.
+        float_layers: names of layers that stay as they are.
+
+    Raises:
+        StageError: as `captured`, or all layers are to stay as they are.
+    """
+    if isinstance(model, GraphModule):
+        with quiet_pytrees():
+            graph = copy.deepcopy(model)
+    else:
+        graph = captured(model, example)
+    if set(layers(graph)) <= set(float_layers):
+        raise StageError(
+            "quantize: every layer is to stay in float, and nothing is left to quantize; switch the stage off "
+            "(quantize: false), or exclude fewer"
+        )
+    prepared: GraphModule = prepare_pt2e(graph, SchemeQuantizer(scheme, weights_bits, float_layers))
     return prepared
 
 
-def quantized_layers(graph: GraphModule) -> list[str]:
-    """Return the names of the convolutions and linear layers of a graph: all of them are quantized."""
+def layers(graph: GraphModule) -> list[str]:
+    """Return the names of the convolutions and linear layers of a graph, in the order in which they run."""
     return [layer_name(node) for node in graph.graph.nodes if node.target in LAYERS]
+
+
+def quantized_layers(graph: GraphModule) -> list[str]:
+    """Return those layers of a prepared or converted graph that are not left in float."""
+    return [layer_name(node) for node in graph.graph.nodes if node.target in LAYERS and _takes_integers(node)]
+
+
+def _takes_integers(layer: Node) -> bool:
+    weight = cast(Node, layer.args[1])
+    return weight.op == "call_module" or "dequantize" in str(weight.target)
+
+
+def excluded(model: nn.Module, names: Sequence[str]) -> frozenset[str]:
+    """Return the names of the layers that are named or lie inside of what is named.
+
+    Raises:
+        StageError: the network has nothing of a name.
+    """
+    known = dict(model.named_modules())
+    for name in names:
+        if name not in known:
+            raise StageError(f"quantize: no layer {name!r} to exclude{suggest(name, known)}")
+    return frozenset(path for path in known for name in names if path == name or path.startswith(f"{name}."))
 
 
 def count_quantizable(model: nn.Module) -> list[str]:
@@ -191,6 +241,8 @@ def convert(prepared: GraphModule) -> GraphModule:
     with quiet_pytrees():
         own = copy.deepcopy(prepared)
     converted: GraphModule = convert_pt2e(own)
+    # An exported graph refuses to be told its mode; nothing in this one has modes.
+    del converted.train, converted.eval
     return converted
 
 

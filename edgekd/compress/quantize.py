@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from edgekd import data as datasets
 from edgekd import models
-from edgekd.compress import bucketing, histograms, qat, quantization
+from edgekd.compress import bucketing, histograms, mixed, qat, quantization
 from edgekd.data import Data
 from edgekd.device import Scheme
 from edgekd.errors import StageError
@@ -35,12 +35,25 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
     count = calibration_samples(options, data)
     example = models.example(description.input_shape)
     bits = BITS if options.buckets else options.weights_bits
-    prepared = quantization.prepare(models.load(source.path), (example,), scheme, bits)
-    seen = quantization.calibrate(prepared, _batches(data, count, inputs), chooser(options))
-    facts = qat.train(prepared, seen, options, data, inputs, out) if "qat" in options.mode else {}
+    model = models.load(source.path)
+    whole = quantization.captured(model, (example,))
+
+    def calibrated(float_layers: Collection[str]) -> tuple[GraphModule, dict[str, histograms.Histogram]]:
+        graph = quantization.prepare(whole, (example,), scheme, bits, float_layers)
+        return graph, quantization.calibrate(graph, _batches(data, count, inputs), chooser(options))
+
+    floats: Collection[str] = quantization.excluded(model, options.exclude)
+    facts: dict[str, Any] = {}
+    if "mixed" in options.mode:
+        floats, facts = mixed.choose(model, lambda names: calibrated(names)[0], floats, options, data, inputs)
+    prepared, seen = calibrated(floats)
+    if "qat" in options.mode:
+        facts = qat.train(prepared, seen, options, data, inputs, out)
+    float_layers = [name for name in quantization.layers(prepared) if name in floats]
     if ranks.world()[0] == 0:
         more = {"weights_bits": bits} if bits != BITS else {"buckets": options.buckets} if options.buckets else {}
-        edit = {"edit": "quantize", "scheme": scheme.model_dump(), **more}
+        kept = {"float_layers": float_layers} if float_layers else {}
+        edit = {"edit": "quantize", "scheme": scheme.model_dump(), **more, **kept}
         models.save(out, description.edited(edit), quantization.observed_state(prepared))
     return {
         **facts,
@@ -48,6 +61,7 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
         "macs": source.facts["macs"],
         "scheme": scheme.label,
         "quantized_layers": None if options.buckets else quantization.quantized_layers(prepared),
+        "float_layers": float_layers,
         **_bucketing_facts(options, prepared),
         "calibration_samples": count,
         "calibration": options.calibration,
@@ -90,7 +104,8 @@ def chooser(options: Options) -> histograms.Chooser | None:
 def restore(model: nn.Module, edit: Mapping[str, Any], example: Tensor, state: dict[str, Tensor]) -> nn.Module:
     """Replay a quantization: prepare the float network as before, give it the kept weights and ranges, convert."""
     scheme = Scheme.model_validate(edit["scheme"])
-    prepared = quantization.prepare(model, (example,), scheme, edit.get("weights_bits", BITS))
+    floats = edit.get("float_layers", ())
+    prepared = quantization.prepare(model, (example,), scheme, edit.get("weights_bits", BITS), floats)
     quantization.load_observed_state(prepared, state)
     state.clear()
     return bucketing.without_observers(prepared) if "buckets" in edit else quantization.convert(prepared)

@@ -17,7 +17,7 @@ scheme: TensorRT takes float biases only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import cast
 
 import torch
@@ -46,13 +46,13 @@ Integers = dict[Node, EdgeOrNode]
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding})
 LINEARS = frozenset({aten.linear.default})
 LAYERS = CONVOLUTIONS | LINEARS
-_ACTIVATIONS = frozenset(
+ACTIVATIONS = frozenset(
     {aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default}
 )
 _ADDITIONS = frozenset({aten.add.Tensor, aten.add_.Tensor})
 _CONCATENATIONS = frozenset({aten.cat.default})
 _POOLS = frozenset({aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim})
-_MOVES = frozenset(
+MOVES = frozenset(
     {
         aten.max_pool1d.default,
         aten.max_pool2d.default,
@@ -83,10 +83,12 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]
 
     Args:
         weights_bits: 8 (or 7, as the scheme says), or 4.
+        float_layers: names of layers that stay as they are.
     """
 
-    def __init__(self, scheme: Scheme, weights_bits: int = 8) -> None:
+    def __init__(self, scheme: Scheme, weights_bits: int = 8, float_layers: Collection[str] = ()) -> None:
         super().__init__()
+        self._float_layers = frozenset(float_layers)
         self._scheme = scheme
         self._activation = _activation_spec(scheme)
         self._weight = _weight_spec(scheme, weights_bits)
@@ -107,14 +109,15 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]
         integers: Integers = {}
         for node in model.graph.nodes:
             if node.target in LAYERS:
-                self._annotate_layer(node, integers)
+                if layer_name(node) not in self._float_layers:
+                    self._annotate_layer(node, integers)
             elif self._computes_in_integers(node, integers):
                 for value in _tensor_inputs(node):
                     self._annotate_input(value, node, integers)
                 self._annotate_output(node, integers)
-            elif node.target in _MOVES and node.args[0] in integers:
+            elif node.target in MOVES and node.args[0] in integers:
                 integers[node] = self._annotate_input(cast(Node, node.args[0]), node, integers)
-            elif node.target in _ACTIVATIONS and node not in integers and node.args[0] in integers:
+            elif node.target in ACTIVATIONS and node not in integers and node.args[0] in integers:
                 self._annotate_input(cast(Node, node.args[0]), node, integers)
                 self._annotate_output(node, integers)
         return model
@@ -139,10 +142,10 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]
         A float that is only moved on its way is quantized before the move: a quarter of the bytes are moved then.
         """
         path = []
-        while value.target in _MOVES and value not in integers and len(value.users) == 1:
+        while value.target in MOVES and value not in integers and len(value.users) == 1:
             path.append(value)
             value, user = cast(Node, value.args[0]), value
-        if value.target in _MOVES and value in integers:
+        if value.target in MOVES and value in integers:
             origin = integers[value]
         else:
             _annotate(user, {value: self._activation})
@@ -154,7 +157,7 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]
     def _annotate_output(self, node: Node, integers: Integers) -> None:
         """Quantize what a kernel gives: the value after an activation that can be fused into it, else its own."""
         users = list(node.users)
-        fused = len(users) == 1 and users[0].target in _ACTIVATIONS
+        fused = len(users) == 1 and users[0].target in ACTIVATIONS
         last = users[0] if fused else node
         _annotate(last, output=self._activation)
         integers[last] = last
@@ -174,6 +177,11 @@ def layer_name(node: Node) -> str:
     return str(path) or node.name
 
 
+def weight_limit(scheme: Scheme) -> int:
+    """Return the largest 8-bit weight of a scheme."""
+    return _REDUCED_WEIGHT_LIMIT if scheme.reduce_range else _WEIGHT_LIMIT
+
+
 def _activation_spec(scheme: Scheme) -> QuantizationSpec:
     low, high, dtype = (0, 255, torch.uint8) if scheme.activations == "u8" else (-128, 127, torch.int8)
     return QuantizationSpec(
@@ -187,9 +195,7 @@ def _activation_spec(scheme: Scheme) -> QuantizationSpec:
 
 def _weight_spec(scheme: Scheme, bits: int) -> QuantizationSpec:
     per_channel = scheme.weights == "per-channel"
-    limit = _REDUCED_WEIGHT_LIMIT if scheme.reduce_range else _WEIGHT_LIMIT
-    if bits == 4:
-        limit = _FOUR_BIT_WEIGHT_LIMIT
+    limit = _FOUR_BIT_WEIGHT_LIMIT if bits == 4 else weight_limit(scheme)
     return QuantizationSpec(
         dtype=torch.int8,
         observer_or_fake_quant_ctr=(PerChannelMinMaxObserver if per_channel else MinMaxObserver).with_args(),

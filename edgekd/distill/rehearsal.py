@@ -16,6 +16,7 @@ from edgekd.options import Network, Teacher
 from edgekd.recipe import AUTO, Recipe
 from edgekd.stages.distill import Options
 from edgekd.stages.factorize import Options as Factorization
+from edgekd.stages.quantize import Options as Quantization
 from edgekd.training import networks
 from edgekd.training.blackbox import BlackBox
 from edgekd.training.engine import accelerate
@@ -67,11 +68,13 @@ def _built(role: str, network: Network, recipe: Recipe, data: Data) -> nn.Module
 
 def _check_excluded(recipe: Recipe, model: nn.Module) -> None:
     """Refuse to spare layers that the network to be compressed does not have."""
-    options = recipe.options("factorize")
     known = dict(model.named_modules())
-    for name in options.exclude if isinstance(options, Factorization) else ():
-        if name not in known:
-            raise StageError(f"factorize: no layer {name!r} to exclude{suggest(name, known)}")
+    factorization = recipe.options("factorize")
+    for stage, options in (("factorize", factorization), ("quantize", recipe.options("quantize"))):
+        for name in options.exclude if isinstance(options, Factorization | Quantization) else ():
+            # Low rank puts new layers into the place of old ones, which have names of their own.
+            if name not in known and (options is factorization or factorization is None):
+                raise StageError(f"{stage}: no layer {name!r} to exclude{suggest(name, known)}")
 
 
 def _lesson(

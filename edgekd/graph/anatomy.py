@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgekd.graph.links import MOVES, Links, channel_axis, is_dequantized, link, name_of
-from edgekd.graph.lint import LAYER_OPERATORS
+from edgekd.graph.lint import INTEGER_PRODUCT, LAYER_OPERATORS
 
 _RECTIFIERS = frozenset({"Relu", "Clip"})
 _EIGHT_BITS: dict[int, str] = {TensorProto.INT8: "int8", TensorProto.UINT8: "uint8"}
@@ -25,7 +25,7 @@ class Layer:
     channels: tuple[int, ...]
     """Of its input and output, without what the network's input and its answers have; () for two activations."""
     quantized: bool
-    """Its input and its weight are dequantized integers."""
+    """Its input and its weight are integers, dequantized or not."""
     activations: str | None
     """The type of the integers that it is fed with: "uint8", "int8"."""
     scales: int
@@ -96,13 +96,19 @@ def dissect(proto: ModelProto) -> Anatomy:
 
 def weight_of(node: NodeProto, links: Links) -> tuple[NDArray[np.float64], NDArray[np.integer] | None, int] | None:
     """Return a layer's weight as floats with its output channels first [channels, ...], the stored integers or None,
-    and the number of scales; None where it is computed."""
+    and the number of scales; None where it is computed.
+
+    The scales of a product of integers are not looked for: it is given as if each channel had one, which is 1.
+    """
     name, turned = node.input[1], False
     producer = links.producers.get(name)
     while producer is not None and producer.op_type in ("Transpose", "Identity"):
         turned ^= producer.op_type == "Transpose"
         name = producer.input[0]
         producer = links.producers.get(name)
+    if node.op_type == INTEGER_PRODUCT and name in links.constants:
+        factor = numpy_helper.to_array(links.constants[name])
+        return factor.T.astype(np.float64), factor, factor.shape[1]
     if producer is not None and producer.op_type == "DequantizeLinear":
         stored, scale = links.stored(producer), links.constants.get(producer.input[1])
         if stored is None or scale is None:
@@ -129,13 +135,14 @@ def _layer(node: NodeProto, links: Links, above: bool, below: bool) -> Layer:
     values, integers, scales = weight if weight is not None else (None, None, 0)
     source = links.origin(node.input[0])
     fed = source if source is not None and source.op_type == "DequantizeLinear" else None
-    quantized = fed is not None and is_dequantized(node.input[1], links)
+    multiplies = node.op_type == INTEGER_PRODUCT
+    quantized = multiplies or (fed is not None and is_dequantized(node.input[1], links))
     return Layer(
         name=name_of(node),
         operator=node.op_type,
         channels=() if values is None else _channels(node, values, above, below),
         quantized=quantized,
-        activations=None if fed is None else _integers(fed, links),
+        activations="uint8" if multiplies else None if fed is None else _integers(fed, links),
         scales=scales,
         channel_range=None if values is None else np.abs(values).reshape(len(values), -1).max(axis=1),
         largest_integer=0 if integers is None else int(np.abs(integers.astype(np.int64)).max()),

@@ -10,7 +10,12 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from edgekd.version import __version__
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_SLOTS = {"Conv": ("", "weight", "bias"), "Gemm": ("", "weight", "bias"), "MatMul": ("", "weight")}
+_SLOTS = {
+    "Conv": ("", "weight", "bias"),
+    "Gemm": ("", "weight", "bias"),
+    "MatMul": ("", "weight"),
+    "MatMulInteger": ("", "weight"),
+}
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 

@@ -19,6 +19,7 @@ from edgekd.errors import StageError
 from edgekd.graph import four_bits
 from edgekd.graph.capture import capture, quiet_pytrees
 from edgekd.graph.clean import clean, strip
+from edgekd.graph.dynamic import TRANSLATIONS
 from edgekd.graph.lint import find_opset, nonfinite_tensors, quantization_problems
 
 _CARRIED = "edgekd.carried"
@@ -110,6 +111,7 @@ def _to_proto(
                 output_names=list(output_names),
                 opset_version=opset,
                 dynamo=True,
+                custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from edgekd.errors import UsageError
 from edgekd.graph.anatomy import weight_of
-from edgekd.graph.links import link, name_of
-from edgekd.graph.lint import LAYER_OPERATORS, read
+from edgekd.graph.links import Links, link, name_of
+from edgekd.graph.lint import INTEGER_PRODUCT, LAYER_OPERATORS, read
 from edgekd.graph.parity import compare, run_onnx
+
+_PRODUCTS = frozenset({"Gemm", "MatMul", INTEGER_PRODUCT})
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class _Tap:
     operator: str
     weight: tuple[int, ...] | None
     value: str
+
+    @property
+    def kind(self) -> str:
+        """The operator; a matrix product has several forms."""
+        return "product" if self.operator in _PRODUCTS else self.operator
 
 
 def layer_sqnr_db(quantized: Path, origin: Path, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
@@ -45,7 +52,7 @@ def layer_sqnr_db(quantized: Path, origin: Path, inputs: Mapping[str, NDArray[np
     """
     judged, true = read(quantized), read(origin)
     ours, theirs = _taps(judged), _taps(true)
-    if [(tap.operator, tap.weight) for tap in ours] != [(tap.operator, tap.weight) for tap in theirs]:
+    if [(tap.kind, tap.weight) for tap in ours] != [(tap.kind, tap.weight) for tap in theirs]:
         raise UsageError(
             f"{origin} has other layers than {quantized} ({_few(theirs)}; {_few(ours)}): give the float file that it "
             "was quantized from"
@@ -64,12 +71,24 @@ def _taps(proto: ModelProto) -> list[_Tap]:
     for node in proto.graph.node:
         if node.op_type not in LAYER_OPERATORS:
             continue
-        value, weight = node.output[0], weight_of(node, links)
-        users = links.users.get(value, [])
-        if len(users) == 1 and users[0].op_type == "BatchNormalization":
-            value = users[0].output[0]
+        value, weight = _end(node, links), weight_of(node, links)
         found.append(_Tap(name_of(node), node.op_type, None if weight is None else weight[0].shape, value))
     return found
+
+
+def _end(layer: NodeProto, links: Links) -> str:
+    """Return the value in which a layer is whole: normalized, in floats and with its bias."""
+    value = layer.output[0]
+    while True:
+        users = links.users.get(value, [])
+        if len(users) != 1 or value in links.outputs:
+            return value
+        (user,) = users
+        scaled = layer.op_type == INTEGER_PRODUCT and user.op_type in ("Cast", "Mul")
+        biased = layer.op_type in _PRODUCTS and user.op_type == "Add" and any(n in links.constants for n in user.input)
+        if not (scaled or biased or user.op_type == "BatchNormalization"):
+            return value
+        value = user.output[0]
 
 
 def _values(

@@ -15,7 +15,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from edgekd.errors import UsageError
 from edgekd.graph.macs import count_macs
 
-LAYER_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+INTEGER_PRODUCT = "MatMulInteger"
+"""A product whose factors are integers already: of activations that are quantized at run time."""
+LAYER_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", INTEGER_PRODUCT})
 _MOVES = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
@@ -49,7 +51,7 @@ class GraphFacts:
     layers: int
     """Convolutions and matrix products."""
     quantized_layers: int
-    """Those whose input and weight are dequantized integers."""
+    """Those whose input and weight are integers, dequantized or not."""
     size_bytes: int
     """Of the file and its external data."""
     nonfinite: tuple[str, ...]
@@ -140,7 +142,8 @@ def nonfinite_tensors(proto: ModelProto) -> list[str]:
 def quantization_problems(proto: ModelProto) -> tuple[int, list[str]]:
     """Return how many layers compute on integers, and what is wrong with the QDQ form of the graph.
 
-    A layer counts when its input and weight come from a DequantizeLinear, and a constant weight has 8 or 4 bits.
+    A layer counts when its input and weight come from a DequantizeLinear, and a constant weight has 8 or 4 bits, or
+    when it multiplies integers itself.
     Wrong are quantized or dequantized values that nothing uses, and constants that are quantized but stored as floats.
     """
     graph = proto.graph
@@ -161,7 +164,7 @@ def quantization_problems(proto: ModelProto) -> tuple[int, list[str]]:
         elif node.op_type == "DequantizeLinear" and not any(name in users or name in outputs for name in node.output):
             problems.append(f"nothing uses {node.name}")
         elif node.op_type in LAYER_OPERATORS:
-            layers += _is_quantized(node, producers, constants)
+            layers += node.op_type == INTEGER_PRODUCT or _is_quantized(node, producers, constants)
     return layers, problems
 
 
@@ -187,6 +190,8 @@ def _parameters(graph: GraphProto) -> Iterator[TensorProto]:
     scales = {
         name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]
     }
+    steps = {name for node in graph.node if node.op_type == "DynamicQuantizeLinear" for name in node.output[1:]}
+    scales |= {name for node in graph.node if steps & {*node.input} and node.op_type == "Mul" for name in node.input}
     return (
         tensor
         for tensor in graph.initializer

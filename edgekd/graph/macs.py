@@ -63,4 +63,10 @@ def _product(node: NodeProto, shapes: Shapes) -> int:
     return prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
 
 
-_COUNTS = {"Conv": _convolution, "ConvTranspose": _transposed_convolution, "Gemm": _gemm, "MatMul": _product}
+_COUNTS = {
+    "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
+    "Gemm": _gemm,
+    "MatMul": _product,
+    "MatMulInteger": _product,
+}

@@ -11,10 +11,21 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from edgekd.document import Frozen
 from edgekd.stage import Stage
 
-Mode = Literal["ptq", "qat"]
+Mode = Literal["ptq", "qat", "mixed", "dynamic"]
 
-OWN: Mapping[str, tuple[str, ...]] = {"epochs": ("qat",), "learning_rate": ("qat",), "buckets": ("qat",)}
-"""The options that belong to some modes only, with those modes; each is None where it is not given."""
+_CALIBRATED: tuple[Mode, ...] = ("ptq", "qat", "mixed")
+OWN: Mapping[str, tuple[Mode, ...]] = {
+    "samples": _CALIBRATED,
+    "calibration": _CALIBRATED,
+    "percentile": _CALIBRATED,
+    "weights_bits": _CALIBRATED,
+    "epochs": ("qat",),
+    "learning_rate": ("qat",),
+    "buckets": ("qat",),
+    "max_drop_pp": ("mixed",),
+    "minutes": ("mixed",),
+}
+"""The options that belong to some modes only, with those modes."""
 
 
 def _one_or_more(value: Any) -> Any:
@@ -27,7 +38,11 @@ class Options(Frozen):
     mode: Annotated[tuple[Mode, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = ("ptq",)
     """One, or several in a list; each makes a variant of its own. "ptq" (variant `int8`): the trained network is
     calibrated. "qat" (`qat`): after that it is trained on, with the rounding of the integers in its forward pass and
-    with its teachers."""
+    with its teachers. "mixed" (`mixed`): it is calibrated, and the layers that integers harm most stay in float, as few
+    as `max_drop_pp` needs. "dynamic" (`dynamic`): linear layers alone, whose activations become integers at run time,
+    on devices whose profile says that they do that (`quantization: {dynamic: true}`)."""
+    exclude: tuple[str, ...] = ()
+    """Names of layers that stay in float in every mode, with all that is in them."""
     samples: PositiveInt = 512
     """Calibration samples, taken from the training split."""
     calibration: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
@@ -48,6 +63,11 @@ class Options(Frozen):
     Default: 5."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
     """Of `mode: qat`. Default: a tenth of the student's."""
+    max_drop_pp: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Of `mode: mixed`: percentage points that it may lose against its float network on the validation split. Default:
+    the gate of this name, else 1."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Of `mode: mixed`: after so long the best so far is taken. Default: 10."""
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Options:
@@ -60,13 +80,18 @@ class Options(Frozen):
                 "weights_bits: 2 goes with buckets and mode: qat alone: no runtime has weights of 2 bits; choose 4 or 8"
             )
         for name, modes in OWN.items():
-            if getattr(self, name) is not None and not set(modes) & set(self.mode):
+            if getattr(self, name) != _default(name) and not set(modes) & set(self.mode):
                 raise ValueError(f"{name} goes with mode: {' or '.join(modes)}; without it, it means nothing")
         return self
 
     def of_mode(self, mode: Mode) -> Options:
         """Return what concerns one of the modes, so that its result does not depend on the options of another."""
-        return self.model_copy(update={"mode": (mode,), **{name: None for name, of in OWN.items() if mode not in of}})
+        foreign = {name: _default(name) for name, modes in OWN.items() if mode not in modes}
+        return self.model_copy(update={"mode": (mode,), **foreign})
+
+
+def _default(name: str) -> Any:
+    return Options.model_fields[name].default
 
 
 STAGE = Stage(
@@ -86,5 +111,12 @@ TRAINED = replace(
     packages=("torch", "torchao", "accelerate"),
     trains=True,
 )
-STAGES: Mapping[Mode, Stage] = {"ptq": STAGE, "qat": TRAINED}
+AT_RUN_TIME = replace(STAGE, work="edgekd.compress.dynamic:quantize", makes="dynamic", packages=("torch",))
+"""The same with `mode: dynamic`."""
+STAGES: Mapping[Mode, Stage] = {
+    "ptq": STAGE,
+    "qat": TRAINED,
+    "mixed": replace(STAGE, makes="mixed"),
+    "dynamic": AT_RUN_TIME,
+}
 """What each mode is as a stage: what it needs, and which variant it makes."""
