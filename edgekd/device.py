@@ -101,8 +101,9 @@ class Device(Frozen):
     """A file name of `edgekd/agent/backends`."""
     options: Mapping[str, Any] = Field(default_factory=dict)
     """Options of the backend, such as `threads`."""
-    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ()
-    """The precisions that every float network is built in, where the backend builds (TensorRT). Default: the file's."""
+    precisions: tuple[Literal["fp32", "fp16", "bf16", "int8"], ...] = ()
+    """The precisions that every float network is measured in: TensorRT builds it in each, OpenVINO is told so when it
+    loads the file. Default: the file's."""
     quantization: Quantization = Quantization()
     max_opset: Annotated[int, Field(ge=13)] = 20
     """The newest ONNX opset that its runtime reads; 13 is the first that quantizes per channel."""

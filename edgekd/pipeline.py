@@ -203,16 +203,7 @@ def _run(
             "reference": steps.reference(recipe),
             "gates": recipe.gates.model_dump(exclude_none=True, exclude_defaults=True),
             "variants": _variant_facts(outcomes.values(), made, artifacts),
-            "devices": {
-                name: entry(
-                    folder,
-                    prepared.places[name],
-                    found,
-                    sparse=_sparse(recipe),
-                    remarks=_left_out(recipe, prepared.devices[name]),
-                )
-                for name, found in outcomes.items()
-            },
+            "devices": {name: entry(folder, prepared.places[name], found, recipe) for name, found in outcomes.items()},
             "stages": rows,
             "provenance": rundir.provenance(
                 record.started, recipe=recipe.resolved(), data=rundir.data_facts(shop.data)
@@ -253,15 +244,13 @@ def _order(prepared: Job, name: str, files: Mapping[str, Path], handling: Handli
     )
 
 
-def entry(
-    folder: Path, place: Place, outcome: Outcome, *, sparse: bool = False, remarks: Sequence[str] = ()
-) -> dict[str, Any]:
+def entry(folder: Path, place: Place, outcome: Outcome, recipe: Recipe | None = None) -> dict[str, Any]:
     """Return what run.json says of a device.
 
     Args:
-        sparse: whether it says of the files how many of their weights are zero.
-        remarks: what a reader should know of the variants that there are, besides what the outcome says.
+        recipe: what the variants were made by, if one was.
     """
+    sparse, remarks = (False, []) if recipe is None else (_sparse(recipe), steps.remarks(recipe, place.device))
     scheme = steps.schemes({"": place.device})[""]
     return {
         "profile": place.device.model_dump(mode="json"),
@@ -274,14 +263,6 @@ def entry(
         "builds": [*remarks, *outcome.remarks],
         "error": outcome.error,
     }
-
-
-def _left_out(recipe: Recipe, device: Device) -> list[str]:
-    return [
-        f"{mode}: not made for this device, whose profile does not say that its runtime quantizes activations as they "
-        "come (quantization.dynamic)"
-        for mode in steps.left_out(recipe, device)
-    ]
 
 
 def _sparse(recipe: Recipe) -> bool:

@@ -198,6 +198,15 @@ def left_out(recipe: Recipe, device: Device) -> tuple[str, ...]:
     return tuple(mode for mode in modes if not _takes(device, QUANTIZING[mode]))
 
 
+def remarks(recipe: Recipe, device: Device) -> list[str]:
+    """Return what a reader should know of the variants that a device does not have."""
+    return [
+        f"{mode}: not made for this device, whose profile does not say that its runtime quantizes activations at run "
+        "time (quantization.dynamic)"
+        for mode in left_out(recipe, device)
+    ]
+
+
 def _with_limit(options: Quantization, recipe: Recipe) -> Quantization:
     """Return options whose limit of accuracy, where they have none of their own, is that of the gate."""
     limit = recipe.gates.max_drop_pp

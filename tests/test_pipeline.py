@@ -314,6 +314,7 @@ def _short(name: str, edgekd) -> dict:
 SHIPPED = {
     "fashion-mnist-study": ["teacher", "baseline", "student", "int8"],
     "fashion-mnist-two-teachers": ["teacher-residual", "teacher-plain", "student", "int8"],
+    "mnist-mlp": ["teacher", "student", "pruned", "int8", "dynamic"],
     "mnist-omitted-digit": ["teacher", "baseline", "student", "int8"],
 }
 """The variants of recipes that have others than most."""

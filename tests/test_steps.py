@@ -107,6 +107,8 @@ def test_dynamic_networks_are_made_for_devices_that_have_them():
     assert step.block(several, "quantize") == Quantizing(mode="dynamic")  # no samples: nothing is calibrated
     assert "dynamic-u8" not in {one.variant for one in steps.steps(several, BOX)}
     assert (steps.left_out(several, devices["lacks"]), steps.left_out(several, devices["has"])) == (("dynamic",), ())
+    (remark,) = steps.remarks(several, devices["lacks"])
+    assert remark.startswith("dynamic: not made for this device")
     assert not list(checks.device_problems(several, devices))
     (problem,) = checks.device_problems(recipe(quantize={"mode": "dynamic"}), devices)
     assert problem.startswith("quantize.mode: dynamic: lacks (onnxruntime) does not quantize activations at run time")

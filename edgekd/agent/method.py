@@ -7,7 +7,7 @@ from typing import Dict, Optional
 
 from edgekd.agent.errors import AgentError
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 OPTIONAL_SECONDS = ("energy_window_seconds", "idle_seconds")
 
 
@@ -19,7 +19,7 @@ class Model:
         name: The variant.
         file: Its path inside the job directory.
         sha256: Of the file.
-        precision: "fp32", "fp16" or "int8", for backends that build a file in a precision; None: as the file says.
+        precision: "fp32", "fp16", "bf16" or "int8", for backends that take one; None: as the file says.
         half_file: The same network with float16 inside, for runtimes that cannot lower the precision by themselves.
         half_sha256: Of that file.
     """

@@ -39,7 +39,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--against", type=Path, metavar="TEACHER.onnx", help="what the others are compared with")
     parser.add_argument("--backend", default="onnxruntime", help="runtime (default: onnxruntime)")
     parser.add_argument("--options", type=_options, default={}, metavar="JSON", help='its options: {"threads": 2}')
-    parser.add_argument("--precision", choices=PRECISIONS, help="what TensorRT builds the files in")
+    parser.add_argument(
+        "--precision", choices=[name for name in PRECISIONS if name != "bf16"], help="what TensorRT builds the files in"
+    )
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="the batch that is timed (default: random)")
     parser.add_argument(
         "--shape", type=_shape, action="append", default=[], metavar="NAME=1x3x224x224", help="shape of a random input"

@@ -1,8 +1,8 @@
 """Which builds of each variant a device is given: one file may be built in several precisions.
 
 A runtime that builds (TensorRT) chooses the precision when it builds, so a float network V becomes V in float32 and
-V-fp16 in float16, both from one file. Quantized files have their precision in them and are built as they are, or are
-told to be refused before they travel.
+V-fp16 in float16, both from one file; OpenVINO chooses when it loads the file. Quantized files have their precision in
+them and are built as they are, or are told to be refused before they travel.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import onnx
 
+from edgekd.agent.standalone import BUILDS
 from edgekd.device import Device
 from edgekd.errors import StageError, UsageError
 from edgekd.graph.float_weights import with_float_weights
@@ -31,7 +32,7 @@ class Build:
     path: Path
     """The file to send. Of another form than the origin's where the device needs that, but the same network."""
     precision: str | None
-    """fp32, fp16, int8; None: whatever the file says."""
+    """fp32, fp16, bf16, int8; None: whatever the file says."""
     half_file: Path | None = None
     """The same in float16, for releases that have no flag for it (TensorRT 11); None where there is none."""
     refused: str | None = None
@@ -56,10 +57,12 @@ def variant_names(device: Device, quantized: Mapping[str, bool]) -> dict[str, tu
     floats = [precision for precision in device.precisions if precision != "int8"]
     if not floats:
         raise UsageError("`precisions: [int8]` leaves out the teacher, a float network: add fp16 or fp32")
+    if not _builds(device) and "int8" in device.precisions:
+        raise UsageError(f"`precisions`: {device.backend} runs quantized files as they are: leave int8 out")
     rows = [
-        (name if precision in (floats[0], "int8") else f"{name}-{precision}", name, precision)
+        (name if precision in (floats[0], "int8", None) else f"{name}-{precision}", name, precision)
         for name, integers in quantized.items()
-        for precision in (["int8"] if integers else floats)
+        for precision in (["int8" if _builds(device) else None] if integers else floats)
     ]
     twice = [name for name, count in Counter(name for name, _, _ in rows).items() if count > 1]
     if twice:
@@ -88,6 +91,8 @@ def expand(device: Device, chosen: Mapping[str, Path], folder: Path) -> dict[str
 
 
 def _build(device: Device, origin: str, precision: str | None, path: Path, facts: GraphFacts, stem: Path) -> Build:
+    if not _builds(device):
+        return Build(origin, path, precision)
     refused = _refusal(device, precision, path, facts)
     if refused or precision == "fp32":
         return Build(origin, path, precision, refused=refused)
@@ -97,6 +102,11 @@ def _build(device: Device, origin: str, precision: str | None, path: Path, facts
         onnx.save(with_float_weights(read(path)), rewritten)
         path = rewritten
     return Build(origin, path, precision, half_file, remarks=remarks)
+
+
+def _builds(device: Device) -> bool:
+    """Return whether its runtime builds a file, and so needs it in a certain form."""
+    return device.backend in BUILDS
 
 
 def _refusal(device: Device, precision: str | None, path: Path, facts: GraphFacts) -> str | None:

@@ -19,8 +19,8 @@ def is_integer(name: str, variants: Variants) -> bool:
 
 
 def is_half(name: str) -> bool:
-    """Whether a variant claims to compute in 16-bit floats: its name says fp16 (student-fp16)."""
-    return _says("fp16", name)
+    """Whether a variant claims to compute in 16-bit floats: its name says fp16 or bf16 (student-fp16)."""
+    return _says("fp16", name) or _says("bf16", name)
 
 
 def _says(precision: str, name: str) -> bool:
@@ -29,7 +29,7 @@ def _says(precision: str, name: str) -> bool:
 
 def stem(name: str) -> str:
     """The name without its precision: "student" of student.int8 and of student-fp16."""
-    return re.sub(r"[._-]?(int8|fp16).*$", "", name, flags=re.IGNORECASE)
+    return re.sub(r"[._-]?(int8|fp16|bf16).*$", "", name, flags=re.IGNORECASE)
 
 
 def made_from(name: str, variants: Variants) -> str | None:

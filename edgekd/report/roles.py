@@ -30,7 +30,8 @@ def tag(name: str, variant: Mapping[str, Any], reference: str | None) -> str:
     if name == reference:
         return "reference"
     if variant["role"] == TEACHER and is_half(name):
-        return "reference in float16" if stem(name) == reference else "another teacher in float16"
+        kind = "bfloat16" if name.endswith("bf16") else "float16"
+        return f"reference in {kind}" if stem(name) == reference else f"another teacher in {kind}"
     return TAGS.get(variant["role"], "")
 
 

@@ -262,6 +262,10 @@ class Accelerator:
     def available_devices(self) -> list[str]:
         return ["CPU", "GPU.0", "NPU"]
 
+    def get_property(self, device: str, name: str) -> list[str]:
+        assert name == "OPTIMIZATION_CAPABILITIES"
+        return ["FP32", "INT8"] if device == "CPU" else ["FP16", "INT8"]
+
     def read_model(self, path: str) -> Any:
         return self._core.read_model(path)
 
@@ -318,6 +322,26 @@ def test_openvino_on_an_accelerator(accelerated: Any, tmp_path: Path, device: st
         assert "does not time its layers" in facts["times_reason"]
     else:
         assert (facts["precision"], facts["precision_reason"]) == ({"float32": 1}, None)
+
+
+def test_16_bits_that_a_device_lacks_are_refused_and_the_instructions_named(accelerated: Any) -> None:
+    accelerated.check({"device": "GPU", "precision": "fp16", "half_file": ""})
+    accelerated.check({"precision": "fp32"})
+    for options, told in (
+        ({"precision": "bf16"}, r"CPU does not compute in bf16 here.*it lists FP32, INT8; .*avx512_bf16 or amx_bf16"),
+        ({"inference_precision": "f16"}, r"CPU does not compute in f16 here.*avx512_fp16"),
+        ({"device": "NPU", "precision": "bf16"}, r"NPU does not compute in bf16 here.*it lists FP16, INT8$"),
+        ({"precision": "int8"}, "precision of openvino is 'int8'; it may be fp32, fp16, bf16"),
+    ):
+        with pytest.raises(AgentError, match=told):
+            accelerated.check(options)
+
+
+def test_a_models_own_precision_is_the_hint(accelerated: Any, tmp_path: Path) -> None:
+    options = {"device": "GPU", "inference_precision": "f32", "precision": "fp16", "half_file": ""}
+    session = accelerated.open(linear(tmp_path / "m.onnx"), options, {"input": (1, 8)})
+    assert Accelerator.seen[-1]["INFERENCE_PRECISION_HINT"] == "f16"
+    assert session.facts({"input": samples(1)})["inference_precision"] == "f16"
 
 
 def test_openvino_on_an_npu_is_evaluated_one_by_one(accelerated: Any, tmp_path: Path) -> None:

@@ -147,3 +147,16 @@ def test_names_that_cannot_be():
         variant_names(device("int8"), {"t": False})
     with pytest.raises(UsageError, match="t-fp16 is both a variant and a precision"):
         variant_names(JETSON, {"t": False, "t-fp16": False})
+
+
+def test_a_runtime_that_is_told_the_precision_gets_the_file_as_it_is(tmp_path: Path):
+    runs = Device(version=1, backend="openvino", precisions=("fp32", "bf16"))
+    quantized = {"teacher": False, "int8": True}
+    assert variant_names(runs, quantized) == {
+        "teacher": ("teacher", "fp32"), "teacher-bf16": ("teacher", "bf16"), "int8": ("int8", None),
+    }  # fmt: skip
+    path = floats(tmp_path / "t.onnx")
+    for build in expand(runs, {"teacher": path}, tmp_path).values():
+        assert (build.path, build.half_file, build.refused) == (path, None, None)
+    with pytest.raises(UsageError, match="openvino runs quantized files as they are: leave int8 out"):
+        variant_names(runs.model_copy(update={"precisions": ("fp32", "int8")}), quantized)

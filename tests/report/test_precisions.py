@@ -41,7 +41,15 @@ def test_a_file_with_integer_layers_claims_integers_whatever_its_name(name: str)
 
 
 @pytest.mark.parametrize(
-    ("name", "half"), [("student-fp16", True), ("a.FP16", True), ("fp16", True), ("bfp16", False), ("fp160", False)]
+    ("name", "half"),
+    [
+        ("student-fp16", True),
+        ("a.FP16", True),
+        ("fp16", True),
+        ("student-bf16", True),
+        ("bfp16", False),
+        ("fp160", False),
+    ],
 )
 def test_which_names_claim_16_bits(name: str, half: bool) -> None:
     assert is_half(name) is half

@@ -204,6 +204,24 @@ def test_int8_slower_than_its_float_is_said_and_not_recommended() -> None:
     assert "int8: slower than its float pruned: 0.80x" in found["remarks"]
 
 
+def test_every_kind_of_integers_is_judged_beside_its_float_and_the_fastest_that_passes_is_recommended() -> None:
+    integers = {"integers": True, "float_counterpart": "pruned", "precision": {"int8": 3}}
+    variants = {
+        "pruned": variant(speedup=2.0),
+        "int8": variant(**integers, speedup=3.0, validation=quality(drop_pp=6.0)),
+        "mixed": variant(**integers, speedup=2.5),
+        "dynamic": variant(**integers, speedup=1.5),
+        "qat": variant(**{**integers, "precision": {"float32": 4}}, speedup=4.0),
+    }
+    pairs = [pair("mixed", "pruned", 1.25), pair("pruned", "dynamic", 1.33), pair("qat", "mixed", 1.6)]
+    found = verdict(device(variants, pairs), max_drop_pp=1.0)
+    assert (found["recommended"], found["why"]) == ("mixed", "the fastest that passes every gate (2.50x)")
+    reasons = {one["name"]: (one["status"], one["reason"]) for one in found["candidates"]}
+    assert reasons["dynamic"] == ("missed", "slower than its float pruned: 0.75x")
+    assert reasons["qat"] == ("missed", "does not run as integers on this device (computing layers: 4 float32)")
+    assert reasons["int8"][0] == "missed"
+
+
 def test_int8_slower_than_its_float_is_still_the_one_when_nothing_else_passes() -> None:
     variants = {
         "pruned": variant(speedup=2.0, validation=quality(drop_pp=1.5)),

@@ -3,7 +3,8 @@
 Options: `device` (default "CPU"; AUTO, MULTI and HETERO are refused, because they choose by themselves), `threads`
 (INFERENCE_NUM_THREADS of a timed model, default 1) and `inference_precision` (default "f32": on CPUs with AVX512-BF16
 or AMX, OpenVINO would otherwise compute a float32 model in bfloat16 without saying so; int8 layers of a quantized
-model stay int8).
+model stay int8). `precision` ("fp32", "fp16", "bf16") of one model comes before it. 16 bits that a device does not
+compute with are refused.
 
 On a GPU or an NPU threads mean nothing, and memory above the runtime's own includes what the driver allocates for the
 device. An NPU takes fixed shapes only: what is not timed runs there one sample at a time.
@@ -23,6 +24,7 @@ import numpy as np
 from edgekd.agent import primitives
 from edgekd.agent.backends import Tensor, Throughput, check_feeds, count_precisions, take_options
 from edgekd.agent.errors import AgentError
+from edgekd.agent.inference_precision import PRECISION_DEFAULTS, require, settled
 from edgekd.agent.primitives import PRECISIONS
 from edgekd.agent.repeating import repeat
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 FIXED_SHAPES = False
 
-_DEFAULTS: Dict[str, Any] = {"device": "CPU", "threads": 1, "inference_precision": "f32"}
+_DEFAULTS: Dict[str, Any] = {"device": "CPU", "threads": 1, **PRECISION_DEFAULTS}
 _CHOOSING = ("AUTO", "MULTI", "HETERO", "BATCH")
 _PROFILED_MODELS, _PROFILED_RUNS = 3, 8
 _CPU_KEYS = ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "NUM_STREAMS")
@@ -55,7 +57,7 @@ def runtime() -> Dict[str, Any]:
 
 def check(options: Mapping[str, Any]) -> None:
     """Raise AgentError for an unknown option or a device that is not there."""
-    chosen = take_options("openvino", options, _DEFAULTS)
+    chosen = settled(take_options("openvino", options, _DEFAULTS))
     if chosen["threads"] < 1:
         raise AgentError("option threads of openvino is %d; it must be at least 1" % chosen["threads"])
     if chosen["inference_precision"] not in PRECISIONS:
@@ -69,6 +71,7 @@ def check(options: Mapping[str, Any]) -> None:
         raise AgentError("device %s chooses by itself what to run on; name one of %s" % (device, ", ".join(existing)))
     if not any(name == device or name.split(".")[0] == device for name in existing):
         raise AgentError("OpenVINO sees no device %s here; it sees %s" % (device, ", ".join(existing)))
+    require(openvino.Core(), device, chosen["inference_precision"])
 
 
 def warm() -> None:
@@ -96,7 +99,7 @@ def open(
         AgentError: OpenVINO refuses the model, or would run it elsewhere or in another precision than asked.
     """
     check(options)
-    chosen = take_options("openvino", options, _DEFAULTS)
+    chosen = settled(take_options("openvino", options, _DEFAULTS))
     model = _read(path)
     if shapes is None and chosen["device"].startswith("NPU"):
         _fix_batch(model)
@@ -107,7 +110,7 @@ def open(
 
 def throughput(path: Path, options: Mapping[str, Any], feeds: Feeds, cores: int, seconds: float) -> Throughput:
     """Keep the number of requests in flight that OpenVINO's own throughput hint asks for."""
-    chosen = take_options("openvino", options, _DEFAULTS)
+    chosen = settled(take_options("openvino", options, _DEFAULTS))
     model = _read(path)
     arrays = check_feeds(_inputs(model), feeds)
     hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": cores, "ENABLE_CPU_PINNING": False}
