@@ -19,7 +19,7 @@ from edgekd.compress import quantization
 from edgekd.compress.quantizer import LINEARS, layer_name, weight_limit
 from edgekd.device import Scheme
 from edgekd.errors import StageError
-from edgekd.graph import dynamic
+from edgekd.graph.dynamic import OPERATOR
 from edgekd.stage import Inputs
 from edgekd.stages.quantize import Options
 
@@ -79,7 +79,7 @@ def convert(graph: GraphModule, scheme: Scheme, float_layers: Collection[str]) -
             stored = [graph.graph.get_attr(name) for name in made[target]]
             bias = node.args[2] if len(node.args) > 2 else None
             arguments = (node.args[0], *stored, bias)
-            call = graph.graph.call_function(torch.ops.edgekd.dynamic_linear.default, arguments)
+            call = graph.graph.call_function(OPERATOR, arguments)
         call.meta = dict(node.meta)
         node.replace_all_uses_with(call)
         graph.graph.erase_node(node)
@@ -106,6 +106,3 @@ def _store(graph: GraphModule, target: str, scheme: Scheme) -> tuple[str, str]:
         graph.get_submodule(owner).register_buffer(name, tensor)
         found.append(f"{owner}.{name}" if owner else name)
     return found[0], found[1]
-
-
-__all__ = ["convert", "dynamic", "quantize", "restore"]

@@ -50,5 +50,7 @@ def _in_onnx(x: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
     return result if bias is None else op.Add(result, bias)
 
 
-TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.edgekd.dynamic_linear.default: _in_onnx}
+OPERATOR: Callable[..., Any] = torch.ops.edgekd.dynamic_linear.default
+"""`dynamic_linear` as graphs call it."""
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {OPERATOR: _in_onnx}
 """What the exporter writes for it."""
