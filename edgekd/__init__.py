@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.version import __version__
 
 if TYPE_CHECKING:
+    from edgekd.acceptance import validate as validate
     from edgekd.benchmark import bench as bench
     from edgekd.explanation import explain as explain
     from edgekd.pipeline import Result as Result
@@ -26,8 +27,9 @@ _PUBLIC = {
     "bench": "edgekd.benchmark",
     "explain": "edgekd.explanation",
     "run": "edgekd.pipeline",
+    "validate": "edgekd.acceptance",
 }
-__all__ = ["Recipe", "Result", "__version__", "bench", "explain", "run"]
+__all__ = ["Recipe", "Result", "__version__", "bench", "explain", "run", "validate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from edgekd.dispatch import measurement, placing
 from edgekd.dispatch.job import Order
 from edgekd.dispatch.measurement import Dispatch
 from edgekd.errors import UsageError
+from edgekd.graph import feeding
 from edgekd.graph.lint import GraphFacts, Port, inspect, read
 from edgekd.making import Show
 from edgekd.options import Data as DataOptions
@@ -29,7 +30,6 @@ from edgekd.report import build
 from edgekd.report.evidence import read_measurement
 from edgekd.stages.measure import Options as Measuring
 
-RANDOM_SEED = 0
 REFERENCE = "reference"
 
 
@@ -256,16 +256,5 @@ def random_inputs(facts: GraphFacts, batch: int) -> dict[str, np.ndarray]:
     Raises:
         UsageError: a dimension other than the first has no fixed size, or the inputs are no numbers.
     """
-    generator = np.random.default_rng(RANDOM_SEED)
-    found = {}
-    for one in facts.inputs:
-        shape = [batch if index == 0 and isinstance(size, str) else size for index, size in enumerate(one.shape)]
-        sizes = [size for size in shape if isinstance(size, int)]
-        if len(sizes) < len(shape):
-            raise UsageError(f"input {one.name} has free dimensions {list(one.shape)}; give inputs of a size by --data")
-        kind = np.dtype(one.dtype)
-        if kind.kind not in "biuf":
-            raise UsageError(f"input {one.name} is {one.dtype}; random inputs are numbers: give real ones by --data")
-        values = generator.integers(0, 2, sizes) if kind.kind in "biu" else generator.standard_normal(sizes)
-        found[one.name] = values.astype(kind)
-    return found
+    free = frozenset(one.name for one in facts.inputs if one.shape and isinstance(one.shape[0], str))
+    return feeding.random_inputs(facts.inputs, batch, batched=free)

@@ -13,6 +13,7 @@ BUG, DISK, INTERRUPTED, USAGE = "E-BUG", "E-DISK", "E-INTERRUPTED", "E-USAGE"
 """What no module raises: an error that edgekd did not expect, a disk, an interruption, a command line."""
 
 AREAS = {
+    "edgekd.acceptance": "E-VALIDATE",
     "edgekd.adding": "E-BUNDLE",
     "edgekd.artifact": "E-STORE",
     "edgekd.benchmark": "E-BENCH",

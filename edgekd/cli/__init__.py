@@ -28,6 +28,7 @@ COMMANDS = {
     "study": "Say whether the teacher helps: methods and seeds, with and without it.",
     "search": "Try other values of a recipe's own: losses, learning rate, student, teacher.",
     "bench": "Measure ONNX files side by side on a device.",
+    "validate": "Check ONNX files before they are shipped, against a reference.",
     "explain": "Say why a model is as slow, or as inexact, as it is on a device.",
     "report": "Rebuild a run's report, and complete it with what devices gave.",
     "baseline": "Keep the figures of a run in a file, and check later runs against it.",
@@ -117,9 +118,12 @@ def _wants_json(arguments: Sequence[str]) -> bool:
             command = command.get_command(click.Context(command), word) if word in COMMANDS else None
         elif isinstance(command, click.Group):
             command = command.commands.get(word)
-    options = command.params if command else ()
-    flags = {name for one in options if isinstance(one, click.Option) and one.is_flag for name in one.opts}
-    return "--json" in flags and "--json" in arguments
+    options = (one for one in (command.params if command else ()) if isinstance(one, click.Option))
+    option = next((one for one in options if "--json" in one.opts), None)
+    if option is None or "--json" not in arguments:
+        return False
+    following = arguments[arguments.index("--json") + 1 :][:1]
+    return option.is_flag or not following or following[0].startswith("-")  # else a file is named
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from edgekd import stage
+from edgekd.artifact import write_text
 from edgekd.cli.screen import Screen
 from edgekd.making import Show
 from edgekd.pipeline import Result
@@ -39,6 +40,8 @@ def say(screen: Screen, text: str) -> None:
 
 def result(screen: Screen, content: Any, render: Callable[[Console], None], verdict: Callable[[Console], None]) -> None:
     """Print a result: as JSON, in full, or only its verdict."""
+    if screen.json_file is not None:
+        write_text(screen.json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
     if screen.as_json:
         click.echo(json.dumps(content, indent=1, allow_nan=False))
     else:

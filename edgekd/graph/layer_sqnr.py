@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto
 
 from edgekd.errors import UsageError
 from edgekd.graph.anatomy import weight_of
 from edgekd.graph.links import Links, link, name_of
 from edgekd.graph.lint import INTEGER_PRODUCT, LAYER_OPERATORS, read
-from edgekd.graph.parity import compare, run_onnx
+from edgekd.graph.parity import compare
+from edgekd.graph.tapping import run_tapped
 
 _PRODUCTS = frozenset({"Gemm", "MatMul", INTEGER_PRODUCT})
 
@@ -57,7 +56,10 @@ def layer_sqnr_db(quantized: Path, origin: Path, inputs: Mapping[str, NDArray[np
             f"{origin} has other layers than {quantized} ({_few(theirs)}; {_few(ours)}): give the float file that it "
             "was quantized from"
         )
-    actual, expected = (_values(*pair, inputs) for pair in ((judged, ours), (true, theirs)))
+    actual, expected = (
+        run_tapped(proto, path.parent, [tap.value for tap in taps], inputs)
+        for proto, path, taps in ((judged, quantized, ours), (true, origin, theirs))
+    )
     # One long row: `compare` looks at the last axis, and every value counts here.
     pairs = {tap.name: (expected[there.value], actual[tap.value]) for tap, there in zip(ours, theirs, strict=True)}
     return {
@@ -89,22 +91,6 @@ def _end(layer: NodeProto, links: Links) -> str:
         if not (scaled or biased or user.op_type == "BatchNormalization"):
             return value
         value = user.output[0]
-
-
-def _values(
-    proto: ModelProto, taps: Sequence[_Tap], inputs: Mapping[str, NDArray[np.generic]]
-) -> dict[str, NDArray[np.generic]]:
-    """Run a model with the values of its layers as outputs."""
-    tapped = ModelProto()
-    tapped.CopyFrom(proto)
-    del tapped.graph.output[:]
-    tapped.graph.output.extend(
-        helper.make_empty_tensor_value_info(value) for value in dict.fromkeys(t.value for t in taps)
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tapped.onnx"
-        onnx.save(tapped, path)
-        return run_onnx(path, inputs, batch=len(next(iter(inputs.values()))))
 
 
 def _few(taps: Sequence[_Tap]) -> str:

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgekd.errors import UsageError
+from edgekd.graph import external
 from edgekd.graph.macs import count_macs
 
 INTEGER_PRODUCT = "MatMulInteger"
@@ -65,22 +66,22 @@ def inspect(path: Path) -> GraphFacts:
     Raises:
         UsageError: there is no such file, it is not an ONNX file, it is truncated, or its external data are missing.
     """
-    external = _external_files(path, _parse(path))
+    others = _external_files(path, _parse(path))
     proto = read(path)
     graph = proto.graph
     counted = Counter(node.op_type for node in graph.node)
     quantized, _ = quantization_problems(proto)
-    constants = {tensor.name for tensor in graph.initializer}
+    inputs, outputs = ports(proto)
     return GraphFacts(
         opset=find_opset(proto),
-        inputs=tuple(_port(value) for value in graph.input if value.name not in constants),
-        outputs=tuple(_port(value) for value in graph.output),
+        inputs=inputs,
+        outputs=outputs,
         parameters=sum(int(np.prod(tensor.dims)) for tensor in _parameters(graph)),
         macs=count_macs(proto),
         nodes=dict(sorted(counted.items())),
         layers=sum(counted[name] for name in LAYER_OPERATORS),
         quantized_layers=quantized,
-        size_bytes=path.stat().st_size + sum(file.stat().st_size for file in external),
+        size_bytes=path.stat().st_size + sum(file.stat().st_size for file in others),
         nonfinite=tuple(nonfinite_tensors(proto)),
         metadata={entry.key: entry.value for entry in proto.metadata_props},
     )
@@ -131,6 +132,13 @@ def files(path: Path) -> list[Path]:
 def find_opset(proto: ModelProto) -> int:
     """Return the version of the standard operators that a model uses."""
     return max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def ports(proto: ModelProto) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return the inputs that a model has to be fed, and its outputs."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    inputs = tuple(_port(value) for value in proto.graph.input if value.name not in constants)
+    return inputs, tuple(_port(value) for value in proto.graph.output)
 
 
 def nonfinite_tensors(proto: ModelProto) -> list[str]:
@@ -202,26 +210,20 @@ def _parameters(graph: GraphProto) -> Iterator[TensorProto]:
 def _port(value: onnx.ValueInfoProto) -> Port:
     tensor = value.type.tensor_type
     shape = tuple(axis.dim_value if axis.HasField("dim_value") else axis.dim_param or "?" for axis in tensor.shape.dim)
-    return Port(value.name, shape, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+    kind = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else "no tensor"
+    return Port(value.name, shape, kind)
 
 
 def _external_files(path: Path, proto: ModelProto) -> list[Path]:
     """Return the files beside the model that hold its weights.
 
     Raises:
-        UsageError: one is missing, or lies outside the model's folder (a foreign model must not choose what is read).
+        UsageError: one is missing or too short, or lies outside the model's folder (a foreign model must not choose
+            what is read).
     """
-    locations = {
-        entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
-    folder = path.resolve().parent
-    files = [(folder / location).resolve() for location in sorted(locations)]
-    for file in files:
-        if not file.is_relative_to(folder):
-            raise UsageError(f"{path}: its weights are in {file}, outside its folder; such a file is not read")
-        if not file.is_file():
-            raise UsageError(f"{path}: its weights are in {file.name}, which is not beside it")
-    return files
+    for problem in external.problems(path, proto):
+        raise UsageError(f"{path}: its weights cannot be read: {problem}")
+    return external.files(path, proto)
 
 
 def _first_line(error: Exception) -> str:

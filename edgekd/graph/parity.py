@@ -120,13 +120,14 @@ def _compare(name: str, reference: NDArray[np.generic], actual: NDArray[np.gener
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
         peak=float(np.abs(expected).max()),
-        sqnr_db=_decibels(signal, noise),
+        sqnr_db=decibels(signal, noise),
         top1_agreement=float(np.mean(rows[0].argmax(axis=1) == rows[1].argmax(axis=1))),
         n=len(expected),
     )
 
 
-def _decibels(signal: float, noise: float) -> float:
+def decibels(signal: float, noise: float) -> float:
+    """Return a ratio of energies in decibels; infinite where there is no noise."""
     if noise == 0:
         return inf
     return 10 * log10(signal / noise) if signal > 0 and isfinite(noise) else -inf

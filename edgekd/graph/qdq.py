@@ -130,11 +130,23 @@ def _channel_problems(node: NodeProto, stored: TensorProto | None, graph: Links)
         yield Refusal(name_of(node), "has a scale for each channel of an activation", _PER_TENSOR)
         return
     rank = len(stored.dims)
+    for user, axis, wanted in _wrong_axes(node, rank, graph):
+        reason = f"has its scales along axis {axis} of the weight of {name_of(user)}"
+        yield Refusal(name_of(node), reason, f"scale its output channels, which are axis {wanted}")
+
+
+def wrong_channel_axes(node: NodeProto, stored: TensorProto, graph: Links) -> Iterator[str]:
+    """Yield which layers' weights are scaled along another axis than their output channels."""
+    for user, axis, wanted in _wrong_axes(node, len(stored.dims), graph):
+        yield f"{name_of(node)} has its scales along axis {axis} of the weight of {name_of(user)}, not along {wanted}"
+
+
+def _wrong_axes(node: NodeProto, rank: int, graph: Links) -> Iterator[tuple[NodeProto, int, int]]:
+    """Yield layer, axis of the scales and axis of the output channels where the two differ."""
     for user, axis in _layers_behind(node, axis_of(node, rank), graph):
         wanted = channel_axis(user, rank)
         if axis != wanted:
-            reason = f"has its scales along axis {axis} of the weight of {name_of(user)}"
-            yield Refusal(name_of(node), reason, f"scale its output channels, which are axis {wanted}")
+            yield user, axis, wanted
 
 
 def _layers_behind(node: NodeProto, axis: int, graph: Links) -> Iterator[tuple[NodeProto, int]]:

@@ -11,11 +11,11 @@ import pytest
 from tiny import tiny
 
 from edgekd import cli
-from edgekd.cli import display
+from edgekd.cli import display, screen
 from edgekd.cli.screen import Screen
 
 WORKING = ["pipeline", "study", "bench", "explain", "report", "device probe", "recipe check", "doctor"]
-WORKING += ["baseline write", "baseline check", "compare", "search"]
+WORKING += ["baseline write", "baseline check", "compare", "search", "validate"]
 READING = ["baseline show", "recipe show", "recipe copy", "device show"]
 """These print what is in a file, or copy one."""
 
@@ -28,7 +28,9 @@ def _commands() -> dict[str, click.Command]:
 
 
 def _flags(command: click.Command) -> set[str]:
-    return {name for one in command.params if isinstance(one, click.Option) and one.is_flag for name in one.opts}
+    """The options that need no value."""
+    options = (one for one in command.params if isinstance(one, click.Option))
+    return {name for one in options if one.is_flag or one.flag_value == screen.STDOUT for name in one.opts}
 
 
 @pytest.mark.parametrize("name", WORKING)
