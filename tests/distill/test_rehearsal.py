@@ -116,3 +116,11 @@ def test_the_listing_has_every_network(tmp_path):
     assert found["teacher-box"] == []
     assert found["assistant-1"] == found["student"]
     assert {layer.name: layer.shape for layer in found["teacher-a"]}["stages.1"] == (8, 4, 4)
+
+
+def test_a_layer_to_leave_in_float_that_does_not_exist_is_told_before_any_training():
+    changes = {"student": {"model": "resnet", "width": 4, "epochs": 1}, "quantize": {"exclude": ["hed"]}}
+    with pytest.raises(StageError, match=r"quantize: no layer 'hed' to exclude; did you mean \"head\"\?"):
+        rehearse(recipe(**changes), DATA)
+    rehearse(recipe(**changes | {"quantize": {"exclude": ["head"]}}), DATA)
+    rehearse(recipe(**changes, factorize={}), DATA)  # whose layers have names of their own
