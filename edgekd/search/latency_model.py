@@ -24,6 +24,9 @@ NETWORKS = 100
 FEWEST = 20
 """Networks of a precision without which there is nothing to tell an error from."""
 
+BUSY = 0.1
+"""Where the reference, timed beside itself, differs so much, what was measured beside it is not worth keeping."""
+
 _TRIES = 20
 _SMALLEST = 0.08
 _SPREAD = 0.5
@@ -125,20 +128,27 @@ def learn(
     drawn = draw(templates, networks, seed)
     under = samples.conditions(name, place, reference, len(next(iter(feeds.values()))), method)
     kept = samples.folder(store.root, under)
-    known = samples.read(kept).networks
-    waiting = {one.fingerprint: one for one in drawn if one.fingerprint not in known}
+    known = samples.read(kept)
+    waiting = {one.fingerprint: one for one in drawn if one.fingerprint not in known.networks}
     show.say(f"latency model of {name}: {len(drawn)} networks, {len(drawn) - len(waiting)} of them measured before")
     progress, done = show.working(f"latency model[{name}]"), 0
     for several in timing.groups(waiting):
         progress(done, len(waiting), "networks measured")
         cut = {key: instance(templates[one.template], one.widths) for key, one in several.items()}
         found = timing.measure(name, place, cut, reference, feeds, method=method)
-        samples.keep(kept, found, under)
+        known = Timing({**known.networks, **found.networks}, max(known.noise_floor, found.noise_floor))
+        if found.noise_floor < BUSY:
+            samples.keep(kept, found, under)
+        else:
+            show.say(
+                f"{name}: the reference timed beside itself differs by {found.noise_floor:.0%}, the device is too "
+                "busy: these networks are not kept, and the next search measures them again"
+            )
         for why in sorted(set(found.failed.values())):
             show.say(f"{name}: of the random networks some do not run: {why}")
         done += len(several)
     progress(done, len(waiting), "networks measured")
-    return fit(drawn, samples.read(kept))
+    return fit(drawn, known)
 
 
 def fit(drawn: Sequence[Sample], timing: Timing) -> LatencyModel:

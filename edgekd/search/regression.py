@@ -110,14 +110,22 @@ def features(work: Work) -> dict[str, float]:
             wide = _up(work.outputs, step) * work.positions * work.kernel
             found[f"outputs in {step}"] = float(work.inputs * wide)
             found[f"both in {step}"] = float(_up(work.inputs, step) * wide)
-        uneven = {
-            "inputs not in 4": work.inputs % 4,
-            "inputs not in 8": work.inputs % 8,
-            "outputs not in 8": work.outputs % 8,
-            "any not in 8": work.inputs % 8 or work.outputs % 8,
+        gathered = work.inputs * work.kernel * work.positions
+        found |= {
+            "gathered": float(gathered),
+            "gathered, inputs not in 4": _where(work.inputs % 4, gathered),
+            "macs, inputs not in 4": _where(work.inputs % 4, work.macs),
+            "macs, inputs not in 8": _where(work.inputs % 8, work.macs),
+            "macs, outputs not in 8": _where(work.outputs % 8, work.macs),
+            "macs, any not in 8": _where(work.inputs % 8 or work.outputs % 8, work.macs),
+            "given, outputs not in 8": _where(work.outputs % 8, work.given),
+            "given, outputs not in 16": _where(work.outputs % 16, work.given),
         }
-        found |= {name: float(work.macs) if rest else 0.0 for name, rest in uneven.items()}
     return {f"{work.kind}: {name}": value for name, value in found.items()}
+
+
+def _where(uneven: int, amount: int) -> float:
+    return float(amount) if uneven else 0.0
 
 
 def _up(channels: int, step: int) -> int:

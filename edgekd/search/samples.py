@@ -23,7 +23,7 @@ from edgekd.agent.method import Method
 from edgekd.dispatch import placing
 from edgekd.dispatch.placing import Place
 from edgekd.errors import DeviceError
-from edgekd.search.timing import Timed, Timing
+from edgekd.search.timing import PERCENTILE, Timed, Timing
 
 FOLDER = "latency"
 _MACHINE = ("machine", "cpu", "architecture", "flags", "online_cores", "affinity")
@@ -62,6 +62,7 @@ def conditions(name: str, place: Place, reference: Path, batch: int, method: Met
         "reference": sha256(reference),
         "batch_size": batch,
         "method": asdict(method),
+        "percentile": PERCENTILE,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -120,6 +121,17 @@ def test_a_runtime_that_is_missing_is_told_before_anything_is_measured(formula, 
     with pytest.raises(DeviceError, match="cpu: it is not installed"):
         learned(tmp_path, reference)
     assert formula == []
+
+
+def test_what_is_measured_on_a_busy_device_is_used_and_not_kept(formula, reference, tmp_path, monkeypatch):
+    measure, said = timing.measure, []
+    monkeypatch.setattr(timing, "measure", lambda *given, **more: replace(measure(*given, **more), noise_floor=0.3))
+    model = learned(tmp_path, reference, show=Show(said.append))
+    assert model.noise_floor == 0.3
+    assert "differs by 30%, the device is too busy" in said[1]
+    count = len(formula)
+    learned(tmp_path, reference)
+    assert len(formula) == 2 * count
 
 
 def test_progress_and_reuse_are_told(formula, reference, tmp_path):

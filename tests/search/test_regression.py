@@ -54,4 +54,6 @@ def test_features_round_channels_up_and_tell_uneven_ones():
     assert found["both in 1"] == found["outputs in 1"] == 12 * 6 * 36
     assert found["outputs in 8"] == 12 * 8 * 36
     assert (found["both in 8"], found["both in 16"]) == (16 * 8 * 36, 16 * 16 * 36)
-    assert (found["inputs not in 4"], found["inputs not in 8"], found["any not in 8"]) == (0, 12 * 6 * 36, 12 * 6 * 36)
+    assert found["gathered"] == 12 * 36
+    assert (found["macs, inputs not in 4"], found["macs, inputs not in 8"]) == (0, 12 * 6 * 36)
+    assert (found["given, outputs not in 16"], found["gathered, inputs not in 4"]) == (6 * 36, 0)

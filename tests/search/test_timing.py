@@ -47,15 +47,27 @@ def test_networks_are_timed_beside_the_reference_and_one_that_does_not_run_is_to
 def test_figures_are_paired_in_the_rounds():
     """The machine becomes three times slower after the first round; the ratio does not."""
     speeds = np.array([[1], [3], [3], [3], [3]])
-    reference, network = np.array([[400, 402, 404]]) * speeds, np.array([[100, 101, 102]]) * speeds
+    reference, network = np.array([[400, 400, 400]]) * speeds, np.array([[100, 100, 100]]) * speeds
     samples = timing.LatencySamples(
         ("reference", "network-0", "reference#control"), ((reference, network, reference + speeds * 4),)
     )
     found, floor = timing._figures(samples, {"network-0": "n"})
-    assert found["n"].speedup == pytest.approx(402 / 101)
-    assert (found["n"].low, found["n"].high) == (found["n"].speedup,) * 2
-    assert found["n"].p50_ns == 303
-    assert floor == pytest.approx(406 / 402 - 1)
+    assert (found["n"].low, found["n"].speedup, found["n"].high) == pytest.approx((4, 4, 4))
+    assert found["n"].p50_ns == 300
+    assert floor == pytest.approx(0.01)
+
+
+def test_calls_that_were_interrupted_do_not_count():
+    """A busy machine interrupts most of the reference's calls, which are long, and few of the network's."""
+    random = np.random.default_rng(0)
+    reference = 4000 + random.integers(0, 40, (30, 5)) + 6000 * (random.random((30, 5)) < 0.8)
+    network = 100 + random.integers(0, 2, (30, 5)) + 6000 * (random.random((30, 5)) < 0.02)
+    samples = timing.LatencySamples(("reference", "network-0", "reference#control"), ((reference, network, reference),))
+    found, floor = timing._figures(samples, {"network-0": "n"})
+    assert found["n"].speedup == pytest.approx(40, rel=0.02)
+    assert found["n"].low > 39
+    assert found["n"].high < 41
+    assert floor == 0
 
 
 def test_a_reference_that_does_not_run_is_an_error(place, reference, tmp_path):
