@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from edgekd.benchmark import bench as bench
     from edgekd.explanation import explain as explain
     from edgekd.pipeline import Result as Result
-    from edgekd.pipeline import run as run
     from edgekd.recipe import Recipe as Recipe
+    from edgekd.search.budget import run as run
 
 _PUBLIC = {
     "Recipe": "edgekd.recipe",
     "Result": "edgekd.pipeline",
     "bench": "edgekd.benchmark",
     "explain": "edgekd.explanation",
-    "run": "edgekd.pipeline",
+    "run": "edgekd.search.budget",
     "validate": "edgekd.acceptance",
 }
 __all__ = ["Recipe", "Result", "__version__", "bench", "explain", "run", "validate"]

@@ -18,11 +18,12 @@ from edgekd.dispatch import measurement, placing
 from edgekd.dispatch.job import Order
 from edgekd.dispatch.measurement import Dispatch
 from edgekd.errors import UsageError
+from edgekd.filing import entry
 from edgekd.graph import feeding
 from edgekd.graph.lint import GraphFacts, Port, inspect, read
 from edgekd.making import Show
 from edgekd.options import Data as DataOptions
-from edgekd.pipeline import Result, entry
+from edgekd.pipeline import Result
 from edgekd.profiles import Handling
 from edgekd.recipe import Gates, Recipe
 from edgekd.recording import recorded

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgekd import data as datasets
 from edgekd import plugin
 from edgekd.device import Device
+from edgekd.dispatch.placing import Place
 from edgekd.document import suggest
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.graph import four_bits
@@ -15,6 +16,7 @@ from edgekd.graph.lint import inspect
 from edgekd.options import Network, Teacher
 from edgekd.recipe import Recipe
 from edgekd.shipped import shipped_modules
+from edgekd.stages.budget import Options as Budget
 from edgekd.stages.distill import Options as Distillation
 from edgekd.stages.quantize import Options as Quantization
 from edgekd.stages.targets import Options as Targets
@@ -61,6 +63,20 @@ def device_problems(recipe: Recipe, devices: Mapping[str, Device]) -> Iterator[s
         for name, device in devices.items():
             if device.max_opset < four_bits.OPSET:
                 yield f"quantize.weights_bits: {name} ({device.backend}): {four_bits.too_old(device.max_opset)}"
+
+
+def budget_problems(recipe: Recipe, places: Mapping[str, Place], processes: int) -> Iterator[str]:
+    """Yield what a run does not let its budget do."""
+    options = recipe.options("budget")
+    if not isinstance(options, Budget):
+        return
+    for name in options.devices(tuple(places)):
+        if name not in places:
+            yield f"budget.device: no device {name!r} in this run{suggest(name, places)} (it has {', '.join(places)})"
+        elif places[name].pending:
+            yield f"budget.device: the search measures on {name} again and again, and {places[name].why}"
+    if processes > 1:
+        yield "budget: a search trains one small network after the other, in one process; start it without torchrun"
 
 
 def _network_problems(recipe: Recipe) -> Iterator[str]:

@@ -149,3 +149,26 @@ class Teacher(Network):
         if self.onnx is not None and more:
             raise ValueError(f"an ONNX teacher is taken as it is; remove {', '.join(more)}")
         return self
+
+
+class Gates(Frozen):
+    """Limits on a variant, such as what the recommended one must keep on every device."""
+
+    max_drop_pp: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Percentage points of the metric lost against the teacher."""
+    min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Part of the answers that are the teacher's."""
+    min_speedup: Positive | None = None
+    """Paired latency ratio, teacher over variant."""
+    max_p50_ms: Positive | None = None
+    max_p99_ms: Positive | None = None
+    max_size_mb: Positive | None = None
+    """Of the ONNX file; 1 MB is 10^6 bytes."""
+    min_compression: Positive | None = None
+    """Teacher's file size over the variant's."""
+    max_peak_memory_mb: Positive | None = None
+    max_energy_mj: Positive | None = None
+    """Gross millijoules per inference."""
+    require_energy: bool = False
+    """Energy that could not be measured fails the gate."""

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgekd import artifact, checks, making, profiles, rundir, steps
+from edgekd import artifact, checks, filing, making, profiles, rundir, steps
 from edgekd import data as datasets
 from edgekd import plan as planning
 from edgekd.artifact import Artifact
-from edgekd.device import Device
-from edgekd.dispatch import measurement, placing
-from edgekd.dispatch.job import Order
-from edgekd.dispatch.measurement import Dispatch, Outcome
-from edgekd.dispatch.placing import Place
+from edgekd.dispatch import placing
+from edgekd.dispatch.measurement import Dispatch
 from edgekd.errors import UsageError
-from edgekd.graph.lint import inspect
-from edgekd.graph.packing import packing
+from edgekd.filing import Job
 from edgekd.making import Show, Workshop
 from edgekd.plan import Planned
 from edgekd.profiles import Handling
@@ -29,7 +25,6 @@ from edgekd.recording import Record, recorded
 from edgekd.report import build
 from edgekd.report.evidence import read_measurement
 from edgekd.stages.distill import Options as Distillation
-from edgekd.stages.measure import Options as Measuring
 from edgekd.steps import Step
 
 SMALLEST_FREE_BYTES = 256_000_000
@@ -45,18 +40,21 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run that was checked: everything before its first work."""
+class More:
+    """What a run has besides what the steps of its recipe made.
 
-    recipe: Recipe
-    places: Mapping[str, Place]
-    shop: Workshop
-    steps: Sequence[Step]
+    Args:
+        steps: of further variants; their artifacts by label, and what run.json says of them (`row`).
+        content: further keys of run.json.
+    """
 
-    @property
-    def devices(self) -> dict[str, Device]:
-        """The profiles by name."""
-        return {name: place.device for name, place in self.places.items()}
+    steps: Sequence[Step] = ()
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    rows: Sequence[dict[str, Any]] = ()
+    content: Mapping[str, Any] = field(default_factory=dict)
+
+
+Beyond = Callable[[Job, Mapping[str, Artifact], Handling], More]
 
 
 def prepare(
@@ -82,9 +80,11 @@ def prepare(
         rundir.check_target(out)
     places, problems = placing.place(loaded, bundle=handling.bundle, lock_clocks=handling.lock_clocks, say=show.say)
     chosen = {name: place.device for name, place in places.items()}
-    checks.check(recipe, [*problems, *checks.device_problems(recipe, chosen)], data_dir)
+    processes = planning.computing(recipe.compute).processes
+    problems += [*checks.device_problems(recipe, chosen), *checks.budget_problems(recipe, places, processes)]
+    checks.check(recipe, problems, data_dir)
     shop = open_workshop(recipe, store=store, data_dir=data_dir, accelerate_config=accelerate_config, show=show)
-    batch = _measuring(recipe).batch_size
+    batch = filing.measuring(recipe).batch_size
     if batch > len(shop.data.test):
         raise UsageError(
             f"measure.batch_size: {batch} samples are to be timed at once; the test split has {len(shop.data.test)}"
@@ -140,6 +140,7 @@ def run(
     data_dir: Path | None = None,
     accelerate_config: Path | None = None,
     show: Show | None = None,
+    beyond: Beyond | None = None,
 ) -> Result:
     """Run a recipe on devices.
 
@@ -150,6 +151,7 @@ def run(
         store: Default: EDGEKD_HOME, else `.edgekd`.
         data_dir: where downloaded data lie. Default: EDGEKD_DATA.
         accelerate_config: a configuration of Accelerate, for networks that are trained in parts (docs/scaling.md).
+        beyond: makes more variants of what the recipe's steps made, which are measured beside them.
 
     Raises:
         SystemExit: 0, in the processes that only help the first one to train (`torchrun`), when they have done so.
@@ -174,40 +176,37 @@ def run(
     with recorded(prepared.shop.store, prepared.shop.show, recipe.name, started, **facts) as record:
         record.planned(planned)
         shop = replace(prepared.shop, show=record.show, store=record.store)
-        return _run(replace(prepared, shop=shop), record, team, handling, out)
+        return _run(replace(prepared, shop=shop), record, team, handling, out, beyond)
 
 
 def _run(
-    prepared: Job, record: Record, team: Sequence[tuple[str, int]], handling: Handling, out: Path | None
+    prepared: Job,
+    record: Record,
+    team: Sequence[tuple[str, int]],
+    handling: Handling,
+    out: Path | None,
+    beyond: Beyond | None,
 ) -> Result:
     """Do a run that was checked, with the other processes of its training."""
-    recipe, shop, made = prepared.recipe, prepared.shop, prepared.steps
-    artifacts, rows = _stages(prepared)
+    recipe, shop = prepared.recipe, prepared.shop
+    artifacts, rows = stages(prepared)
+    more = beyond(prepared, artifacts, handling) if beyond else More()
     making.dismiss(team)
+    job = replace(prepared, steps=(*prepared.steps, *more.steps))
+    artifacts |= more.artifacts
     with rundir.replacing(record.target(out)) as folder:
-        files = rundir.export_files(folder, made, artifacts)
-        orders = [_order(prepared, name, files, handling) for name in prepared.places]
         dispatch = Dispatch(folder, record.run_id, handling.keep, shop.show.say, shop.show.working, read_measurement)
-        outcomes = measurement.take_all(dispatch, orders, prepared.places)
+        outcomes = filing.measure(job, artifacts, dispatch, lock_clocks=handling.lock_clocks)
         record.measured(outcomes)
-        rows += [{"name": f"measure[{name}]", "artifact": None, "cached": False, "facts": {}, "seconds": found.seconds}
-                 for name, found in outcomes.items()]  # fmt: skip
-        rundir.write_labels(folder, {"test": shop.data.test.targets, "validation": shop.data.validation.targets})
-        content = {
-            "schema": rundir.SCHEMA,
-            "kind": "pipeline",
-            "recipe": recipe.name,
-            "run_id": record.run_id,
-            "task": recipe.task,
-            "inputs": "data",
-            "reference": steps.reference(recipe),
-            "gates": recipe.gates.model_dump(exclude_none=True, exclude_defaults=True),
-            "variants": _variant_facts(outcomes.values(), made, artifacts),
-            "devices": {name: entry(folder, prepared.places[name], found, recipe) for name, found in outcomes.items()},
-            "stages": rows,
-            "provenance": rundir.provenance(
-                record.started, recipe=recipe.resolved(), data=rundir.data_facts(shop.data)
-            ),
+        measured: list[dict[str, Any]] = [
+            {"name": f"measure[{name}]", "artifact": None, "cached": False, "facts": {}, "seconds": found.seconds}
+            for name, found in outcomes.items()
+        ]
+        data = rundir.data_facts(shop.data)
+        content = filing.content(job, artifacts, outcomes, folder, record.run_id) | {
+            "stages": [*rows, *more.rows, *measured],
+            "provenance": rundir.provenance(record.started, recipe=recipe.resolved(), data=data),
+            **more.content,
         }
         rundir.write(folder, content)
         report = build.write(folder)
@@ -215,78 +214,19 @@ def _run(
     return Result(record.target(out), report, build.exit_code(report))
 
 
-def _stages(prepared: Job) -> tuple[dict[str, Artifact], list[dict[str, Any]]]:
+def stages(prepared: Job) -> tuple[dict[str, Artifact], list[dict[str, Any]]]:
     """Make every step's artifact, or take it from the store."""
     known: dict[str, Artifact] = {}
     rows = []
     for step in prepared.steps:
         found, cached = making.make(prepared.shop, prepared.recipe, step, known)
         known[step.label] = found
-        row = {"name": step.label, "artifact": found.digest, "cached": cached}
-        rows.append({**row, "seconds": found.seconds, "facts": found.facts})
+        rows.append(row(step.label, found, cached=cached))
     return known, rows
 
 
-def _order(prepared: Job, name: str, files: Mapping[str, Path], handling: Handling) -> Order:
-    """Return what a device is to measure: its own variants, on the test and validation inputs."""
-    device, data, options = prepared.devices[name], prepared.shop.data, _measuring(prepared.recipe)
-    models = {variant: files[source] for variant, source in steps.variants(device, prepared.steps).items()}
-    feed = inspect(next(iter(models.values()))).inputs[0].name
-    return Order(
-        name,
-        device,
-        models=models,
-        reference=steps.reference(prepared.recipe),
-        splits={"test": {feed: data.test.inputs}, "validation": {feed: data.validation.inputs}},
-        latency={feed: data.test.inputs[: options.batch_size]},
-        options=options,
-        lock_clocks=handling.lock_clocks,
-    )
-
-
-def entry(folder: Path, place: Place, outcome: Outcome, recipe: Recipe | None = None) -> dict[str, Any]:
-    """Return what run.json says of a device.
-
-    Args:
-        recipe: what the variants were made by, if one was.
-    """
-    sparse, remarks = (False, []) if recipe is None else (_sparse(recipe), steps.remarks(recipe, place.device))
-    scheme = steps.schemes({"": place.device})[""]
+def row(label: str, found: Artifact, *, cached: bool) -> dict[str, Any]:
+    """Return what run.json says of a step."""
     return {
-        "profile": place.device.model_dump(mode="json"),
-        "scheme": {**scheme.model_dump(), "label": scheme.label},
-        "models": {
-            variant: rundir.model_facts(folder, path) | (packing(path) if sparse else {})
-            for variant, path in outcome.models.items()
-        },
-        "refused": dict(outcome.refused),
-        "builds": [*remarks, *outcome.remarks],
-        "error": outcome.error,
-    }
-
-
-def _sparse(recipe: Recipe) -> bool:
-    return getattr(recipe.options("prune"), "sparsity", None) is not None
-
-
-def _measuring(recipe: Recipe) -> Measuring:
-    options = recipe.options("measure")
-    assert isinstance(options, Measuring)
-    return options
-
-
-def _variant_facts(
-    outcomes: Iterable[Outcome], made: Sequence[Step], artifacts: Mapping[str, Artifact]
-) -> dict[str, Any]:
-    """Return role, kind and size of the network of every variant, in the order of the chain."""
-    exported = {step.variant: artifacts[step.label].facts for step in made if step.name == "export"}
-    found: dict[str, Any] = {}
-    for outcome in outcomes:
-        for variant, path in outcome.models.items():
-            role = variant.partition("-")[0]
-            found[variant] = {
-                "role": role if role in ("teacher", "baseline") else "candidate",
-                "integers": bool(exported[path.stem]["quantized_layers"]),
-                **{key: exported[path.stem][key] for key in ("parameters", "macs")},
-            }
-    return found
+        "name": label, "artifact": found.digest, "cached": cached, "seconds": found.seconds, "facts": found.facts,
+    }  # fmt: skip

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, creat
 
 from edgekd.document import Frozen, check_dict, load, suggest
 from edgekd.errors import UsageError
-from edgekd.options import Data, DataOptions, Name, Network, NonNegativeInt, Positive, Teacher
+from edgekd.options import Data, DataOptions, Gates, Name, Network, NonNegativeInt, Teacher
 from edgekd.plugin import look_in
 from edgekd.shipped import shipped
 from edgekd.space import Search
@@ -21,29 +21,6 @@ DEFAULT = "digits"
 
 AUTO = "auto"
 TeacherName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-
-
-class Gates(Frozen):
-    """What the recommended variant must keep on every device."""
-
-    max_drop_pp: Annotated[float, Field(ge=0, le=100)] | None = None
-    """Percentage points of the metric lost against the teacher."""
-    min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    min_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Part of the answers that are the teacher's."""
-    min_speedup: Positive | None = None
-    """Paired latency ratio, teacher over variant."""
-    max_p50_ms: Positive | None = None
-    max_p99_ms: Positive | None = None
-    max_size_mb: Positive | None = None
-    """Of the ONNX file; 1 MB is 10^6 bytes."""
-    min_compression: Positive | None = None
-    """Teacher's file size over the variant's."""
-    max_peak_memory_mb: Positive | None = None
-    max_energy_mj: Positive | None = None
-    """Gross millijoules per inference."""
-    require_energy: bool = False
-    """Energy that could not be measured fails the gate."""
 
 
 def _switch(value: Any) -> Any:
@@ -106,6 +83,14 @@ class Recipe(_Stages):
     search: Search | None = None
     """What `edgekd search` tries."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _budget_prunes(cls, values: Any) -> Any:
+        """A budget says what is cut: without a word on pruning there is no pruned student beside its networks."""
+        if isinstance(values, dict) and values.get("budget") and "prune" not in values:
+            return {**values, "prune": False}
+        return values
+
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
         if self.options("export") is None or self.options("measure") is None:
@@ -119,7 +104,20 @@ class Recipe(_Stages):
         if self.teacher == AUTO and len(self.teachers) < 2:
             raise ValueError("teacher: auto chooses among several: name at least two in teachers")
         self._check_distillation()
+        self._check_budget()
         return self
+
+    def _check_budget(self) -> None:
+        if self.options("budget") is None:
+            return
+        if self.options("distill") is None:
+            raise ValueError("budget looks for a smaller student: it needs one (remove distill: false)")
+        if self.gates != Gates():
+            raise ValueError(
+                "gates and budget: the points of a budget have limits of their own; move those of gates there"
+            )
+        if self.options("factorize") is not None:
+            raise ValueError("factorize and budget: the search is for widths and blocks; switch one of them off")
 
     def _check_distillation(self) -> None:
         distillation = self.options("distill")

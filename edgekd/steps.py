@@ -32,6 +32,7 @@ class Step:
         needs: for each role the label of the step that makes it.
         given: blocks that it works with instead of the recipe's own, such as which teacher's.
         context: what enters the key from outside the recipe.
+        point: of a budget, that it is for; empty for what the recipe names itself.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Step:
     needs: Mapping[str, str] = field(default_factory=dict)
     given: Mapping[str, BaseModel] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
+    point: str = ""
 
     def block(self, recipe: Recipe, name: str) -> BaseModel | None:
         """Return a block of the recipe as this step sees it."""
@@ -112,8 +114,8 @@ def variants(device: Device, made: Sequence[Step]) -> dict[str, str]:
             continue
         if step.stage.per != "scheme":
             found[step.variant] = step.variant
-        elif step.variant == f"{step.stage.makes}-{own}" and _takes(device, step.stage):
-            found[step.stage.makes] = step.variant
+        elif step.variant.endswith(f"{step.stage.makes}-{own}") and _takes(device, step.stage):
+            found[step.variant.removesuffix(f"-{own}")] = step.variant
     return found
 
 

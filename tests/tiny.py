@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from edgekd import Recipe, Result
 from edgekd.recipe import DEFAULT
@@ -25,6 +29,18 @@ TINY = [
     "student.width=16", "student.blocks=[1]", "student.epochs=2", "student.batch_size=32", "prune.ratio=0.5",
 ]  # fmt: skip
 """What `--set` makes of the default recipe, so that it runs in seconds."""
+
+
+@contextmanager
+def short_timings() -> Iterator[None]:
+    """Measure the networks of a search for a moment each."""
+    from edgekd.search import clock, timing
+
+    method = replace(timing.METHOD, processes=1, seconds=0.02, inferences=20, warmup_seconds=0.05)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "METHOD", method)
+        patch.setattr(clock, "METHOD", method)
+        yield
 
 
 def shortened(name: str) -> list[str]:

@@ -15,6 +15,7 @@ from edgekd.cli.screen import Screen, shown
 from edgekd.plan import computing
 from edgekd.profiles import Handling
 from edgekd.recipe import DEFAULT, Recipe
+from edgekd.search import budget
 
 
 @click.command()
@@ -51,7 +52,7 @@ def command(
     if computing(loaded.compute).rank:  # what it does, the first process tells
         screen = replace(screen, quiet=True)
     with display.working(screen) as show:
-        result = pipeline.run(
+        result = budget.run(
             loaded, devices, handling=handling, out=out, data_dir=data_dir, accelerate_config=accelerate_config,
             show=show,
         )  # fmt: skip
@@ -73,7 +74,9 @@ def _plan(
     rows = [
         {"step": one.step.label, "state": "cached" if one.artifact else "will run", "reason": one.reason}
         for one in planned
-    ] + [
+    ]
+    rows += budget.plan(prepared)
+    rows += [
         {"step": f"measure[{name}]", "state": "pending" if place.pending else "will run", "reason": place.told(name)}
         for name, place in prepared.places.items()
     ]

@@ -28,7 +28,11 @@ def _quiet_loggers(names: tuple[str, ...]) -> Iterator[None]:
 
 
 with _quiet_loggers(_IMPORT_CHATTER):
-    from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, ObserverBase
+    from torchao.quantization.pt2e import (
+        DerivedObserverOrFakeQuantize,
+        ObserverBase,
+        allow_exported_model_train_eval,
+    )
     from torchao.quantization.pt2e.observer import MinMaxObserver, PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import (
@@ -51,6 +55,7 @@ __all__ = [
     "QuantizationSpecBase",
     "Quantizer",
     "SharedQuantizationSpec",
+    "allow_exported_model_train_eval",
     "convert_pt2e",
     "prepare_pt2e",
 ]

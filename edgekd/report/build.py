@@ -9,7 +9,8 @@ from typing import Any
 
 from edgekd import tasks
 from edgekd.artifact import write_text
-from edgekd.report import devices, html, roles
+from edgekd.report import budget, devices, html, roles
+from edgekd.report.budget import Budget
 from edgekd.report.evidence import Run, read_run
 from edgekd.report.precisions import float_counterpart
 from edgekd.report.verdict import FAILED, NOT_MEASURED, PASSED, judge
@@ -34,6 +35,7 @@ def of_run(found: Run) -> dict[str, Any]:
     """Compute the content of report.json of a run that was read."""
     content = found.content
     task = tasks.load(content["task"])
+    asked = budget.read(content)
     gates = {name: limit for name, limit in (content.get("gates") or {}).items() if limit is not None}
     report = {
         "schema": SCHEMA,
@@ -47,12 +49,12 @@ def of_run(found: Run) -> dict[str, Any]:
         "reference": content["reference"],
         "gates": gates,
         "status": PASSED,
-        "devices": {name: _device(found, name, task, gates) for name in content["devices"]},
+        "devices": {name: _device(found, name, task, gates, asked) for name in content["devices"]},
+        "budget": None if asked is None else asked.model_dump(mode="json"),
         "stages": content["stages"],
         "provenance": content["provenance"],
     }
-    asked = [device for device in report["devices"].values() if not device["in_place_of"]]
-    statuses = {device["verdict"]["status"] for device in asked}
+    statuses = {device["verdict"]["status"] for device in report["devices"].values() if not device["in_place_of"]}
     report["status"] = next((status for status in (FAILED, NOT_MEASURED) if status in statuses), PASSED)
     clean: dict[str, Any] = _finite(report)
     return clean
@@ -85,7 +87,7 @@ def _device_code(device: dict[str, Any]) -> int:
     return 0 if device["verdict"]["status"] == PASSED else 1
 
 
-def _device(run: Run, name: str, task: tasks.Task, gates: dict[str, Any]) -> dict[str, Any]:
+def _device(run: Run, name: str, task: tasks.Task, gates: dict[str, Any], asked: Budget | None) -> dict[str, Any]:
     there = name in run.measurements and not run.content["devices"][name].get("error")
     device = devices.measured(run, name, task) if there else devices.not_measured(run, name)
     reference, variants = run.content["reference"], device["variants"]
@@ -95,7 +97,9 @@ def _device(run: Run, name: str, task: tasks.Task, gates: dict[str, Any]) -> dic
         variant["float_counterpart"] = float_counterpart(own, among, pipeline=pipeline and own in chain)
     for own, variant in variants.items():
         variant["why"] = of_variant(run.measurements[name].content, own, device) if there else []
-    return {**device, "verdict": judge(device, gates=gates, reference=reference)}
+    points = budget.verdicts(name, device, asked, reference) if asked else {}
+    verdict = budget.together(points) if points else judge(device, gates=gates, reference=reference)
+    return {**device, "points": points, "verdict": verdict}
 
 
 def _finite(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from edgekd.report import latency, metered, quality
 from edgekd.report.classes import by_class
 from edgekd.report.evidence import Arrays, Evidence, Run
-from edgekd.report.gain import distillation_gain
+from edgekd.report.gain import distillation_gain, point_gains
 from edgekd.report.gpu import gpu_time
 from edgekd.report.latency import Latencies
 from edgekd.report.metered import Metered
@@ -31,12 +31,12 @@ def measured(run: Run, device: str, task: Task) -> dict[str, Any]:
     latencies = _latencies(run, evidence)
     energy = metered.assess(evidence, run.content["reference"])
     variants = {name: _variant(run, device, name, latencies, energy, found) for name, found in qualities.items()}
+    scores = {name: found["test"].scores for name, found in qualities.items()}
     return {
         "error": None,
         "variants": variants,
-        "distillation_gain_pp": distillation_gain(
-            variants, {name: qualities[name]["test"].scores for name in variants}
-        ),
+        "distillation_gain_pp": distillation_gain(variants, scores),
+        "point_gains_pp": point_gains(variants, scores),
         "noise_floor": latencies.noise_floor,
         "comparisons": latencies.comparisons,
         "distribution": latencies.distribution,
@@ -53,7 +53,7 @@ def not_measured(run: Run, device: str) -> dict[str, Any]:
     """Return what a report says of a device that gave no measurement: every figure null, with the reason."""
     content = run.content["devices"][device]
     error = content.get("error") or {"kind": "failed", "message": "the run holds no measurement of this device"}
-    keys = ("distillation_gain_pp", "noise_floor", "distribution", "spinning", *_COPIED, *_SIMULATION)
+    keys = ("distillation_gain_pp", "point_gains_pp", "noise_floor", "distribution", "spinning", *_COPIED, *_SIMULATION)
     nothing, unmetered = latency.not_timed(error["message"]), metered.not_metered(error["message"])
     names = [name for name in run.content["variants"] if name in (content.get("models") or run.content["variants"])]
     return {
@@ -120,6 +120,7 @@ def _variant(
     return {
         "error": error,
         "role": described.get("role", CANDIDATE),
+        "point": described.get("point"),
         "integers": described.get("integers"),
         **test.figures,
         "by_class": by_class(test.scores, run.labels.get("test"), _class_names(run)),

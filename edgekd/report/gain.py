@@ -19,10 +19,19 @@ def distillation_gain(variants: Variants, scores: Mapping[str, FloatArray | None
         variants: every one with its "role".
         scores: by variant, of every sample of the test split [N], in the same order for all.
     """
-    baseline = next((name for name, variant in variants.items() if variant["role"] == BASELINE), None)
-    if baseline is None or STUDENT not in variants or variants[STUDENT]["role"] != CANDIDATE:
+    there = {BASELINE: BASELINE, STUDENT: CANDIDATE}
+    if any(name not in variants or variants[name]["role"] != role for name, role in there.items()):
         return None
-    taught, alone = scores.get(STUDENT), scores.get(baseline)
+    return _gain(scores.get(STUDENT), scores.get(BASELINE))
+
+
+def point_gains(variants: Variants, scores: Mapping[str, FloatArray | None]) -> dict[str, dict[str, Any] | None]:
+    """Return the same for the float network of each point of a budget, beside the plainly trained one of its shape."""
+    points = dict.fromkeys(variant["point"] for variant in variants.values() if variant.get("point"))
+    return {point: _gain(scores.get(point), scores.get(f"{BASELINE}-{point}")) for point in points}
+
+
+def _gain(taught: FloatArray | None, alone: FloatArray | None) -> dict[str, Any] | None:
     if taught is None or alone is None:
         return None
     low, high = paired_difference_interval(taught, alone)

@@ -38,7 +38,11 @@ def made_from(name: str, variants: Variants) -> str | None:
     if is_half(name) and stem(name) in variants:
         return stem(name)
     names = list(variants)
-    before = [other for other in names[: names.index(name)] if not is_integer(other, variants)]
+    before = [
+        other
+        for other in names[: names.index(name)]
+        if not is_integer(other, variants) and variants[other].get("point") in (None, variants[name].get("point"))
+    ]
     whole = [other for other in before if not is_half(other)] or before
     return whole[-1] if whole else None
 

@@ -25,6 +25,11 @@ def chain(variants: Variants, reference: str | None) -> list[str]:
     return [name for name, variant in variants.items() if name == reference or variant["role"] == CANDIDATE]
 
 
+def of_point(variants: Variants, point: str, reference: str | None) -> dict[str, Mapping[str, Any]]:
+    """The variants of a point of a budget, with the reference."""
+    return {name: found for name, found in variants.items() if name == reference or found.get("point") == point}
+
+
 def tag(name: str, variant: Mapping[str, Any], reference: str | None) -> str:
     """What a reader must know of a variant that is only compared with; nothing for a candidate."""
     if name == reference:

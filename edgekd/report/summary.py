@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgekd.report import markdown, roles, simulation, terminal, units, views
+from edgekd.report import budget, markdown, roles, simulation, terminal, units, views
 from edgekd.report.cases import Case, Status
 from edgekd.report.verdict import FAILED, NOT_MEASURED, PASSED
 
@@ -29,7 +29,8 @@ def cases(report: Mapping[str, Any]) -> list[Case]:
             found.append(Case("measured", name, "error" if error or verdict["status"] != PASSED else "passed", why))
             continue
         found.append(Case("measured", name, "passed", f"{len(device['variants'])} variants, {verdict['why']}"))
-        found += [_gate(gate, name, verdict) for gate in verdict["gates"]]
+        for title, judged in budget.verdicts_of(name, device).items():
+            found += [_gate(gate, title, judged) for gate in judged["gates"]]
     return found
 
 
@@ -44,7 +45,8 @@ def in_markdown(report: Mapping[str, Any]) -> str:
     """Return the verdict and the variants of each device."""
     parts = []
     for name, device in report["devices"].items():
-        parts.append(f"**{markdown.escaped(terminal.headline(name, device).plain)}**")
+        for title, verdict in budget.verdicts_of(name, device).items():
+            parts.append(f"**{markdown.escaped(terminal.headline(title, device, verdict).plain)}**")
         parts += [f"**{markdown.escaped(notice)}**" for notice in simulation.notices(device)]
         if device["error"]:
             parts.append(markdown.escaped(device["error"]["message"]))

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from edgekd.report import gain, learning, sparse, units, views, wording
+from edgekd.report import budget, gain, learning, sparse, units, views, wording
 from edgekd.report.plain import clean, to_ascii
 from edgekd.report.simulation import notices
 from edgekd.report.table import variants_table
@@ -36,6 +36,8 @@ def render(report: Mapping[str, Any], console: Console) -> None:
     choice = learning.choice(report)
     if choice:
         show(Text(clean(choice.sentence), "dim"), console)
+    for point, found in (report.get("budget") or {"points": {}})["points"].items():
+        show(Text(clean(f"{point}, as a recipe: {budget.recipe_line(found)}"), "dim"), console)
 
 
 def verdict(report: Mapping[str, Any], console: Console) -> None:
@@ -54,16 +56,16 @@ def show(text: Text, console: Console, indent: int = 0) -> None:
 
 
 def _show_verdict(name: str, device: Mapping[str, Any], console: Console) -> None:
-    show(headline(name, device), console)
-    for notice in notices(device):
-        show(Text(clean(notice), "bold reverse yellow"), console, indent=2)
-    for line in _grounds(device):
-        show(line, console, indent=2)
+    for title, verdict in budget.verdicts_of(name, device).items():
+        show(headline(title, device, verdict), console)
+        for notice in notices(device):
+            show(Text(clean(notice), "bold reverse yellow"), console, indent=2)
+        for line in _grounds(device, verdict):
+            show(line, console, indent=2)
 
 
-def headline(name: str, device: Mapping[str, Any]) -> Text:
+def headline(name: str, device: Mapping[str, Any], verdict: Mapping[str, Any]) -> Text:
     """One line that answers: did it pass, on what, and which variant to use."""
-    verdict = device["verdict"]
     status = verdict["status"]
     word = ABSENT.get(device["error"]["kind"], WORDS[status]) if device["error"] else WORDS[status]
     line = Text.assemble((f"{MARKS[status]} {word}", STYLES[status]), "  ", (clean(name), "bold"), "  ")
@@ -92,9 +94,9 @@ def _drop(drop_pp: float) -> str:
     return f"{drop_pp:.2f} pp lost" if drop_pp > 0 else f"{-drop_pp:.2f} pp gained"
 
 
-def _grounds(device: Mapping[str, Any]) -> list[Text]:
+def _grounds(device: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[Text]:
     """The gates with their limits, and why this variant (or none)."""
-    verdict, lines = device["verdict"], []
+    lines = []
     if device["error"]:
         return [Text(clean(line)) for line in (device["error"]["message"], *views.next_steps(device))]
     if verdict["best"] is not None:

@@ -44,6 +44,15 @@ def build(network: Network, description: Description, seed: int) -> nn.Module:
     return model
 
 
+def start_again(model: nn.Module, seed: int) -> None:
+    """Give a network whose layers changed their sizes initial weights of those sizes, as torch gives them."""
+    seed_everything(seed % 2**32, torch.device("cpu"))
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+
+
 def check_outputs(model: nn.Module, data: Data, name: str) -> None:
     """Refuse a network that does not map the data to one row of finite numbers per sample.
 

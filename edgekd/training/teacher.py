@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from torch import nn
 
 from edgekd import data as datasets
 from edgekd import tasks
 from edgekd.data import Data
 from edgekd.graph.lint import inspect, read
+from edgekd.models import Description
 from edgekd.options import Network, Teacher
 from edgekd.stage import Inputs
 from edgekd.stages.baseline import Options as Baseline
@@ -37,13 +39,19 @@ def train_baseline(options: Baseline, inputs: Inputs, out: Path) -> dict[str, An
 
 
 def _on_labels(network: Network, data: Data, inputs: Inputs, out: Path) -> dict[str, Any]:
-    task = tasks.load(inputs.task)
     description = networks.describe(network, data)
-    model = networks.build(network, description, inputs.seed)
+    return on_labels(networks.build(network, description, inputs.seed), description, network, data, inputs, out)
+
+
+def on_labels(
+    model: nn.Module, description: Description, training: Network, data: Data, inputs: Inputs, out: Path
+) -> dict[str, Any]:
+    """Train a network on the labels alone, and store it."""
+    task = tasks.load(inputs.task)
     networks.check_outputs(model, data, inputs.variant)
     facts = fit(
-        model, Labels(task, label_smoothing=network.label_smoothing), data, task, network,
-        accelerator=accelerate(inputs.compute, network.precision), seed=inputs.seed, view_seed=inputs.data_seed,
+        model, Labels(task, label_smoothing=training.label_smoothing), data, task, training,
+        accelerator=accelerate(inputs.compute, training.precision), seed=inputs.seed, view_seed=inputs.data_seed,
         out=out, progress=inputs.progress,
     )  # fmt: skip
     return networks.store(out, description, model, facts)

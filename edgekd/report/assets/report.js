@@ -130,6 +130,36 @@
     };
   }
 
+  // Speed-up and drop of what was measured; faint, the finalists as predicted, after their short training.
+  function front(device, name) {
+    const shown = Object.entries(device.variants).filter(([, v]) => v.drop_pp !== null && v.speedup !== null);
+    if (!shown.length) return null;
+    const best = device.variants[report.reference].validation.accuracy;
+    const tried = best === null ? [] : Object.entries(report.budget.points).flatMap(([point, { finalists }]) => finalists
+      .filter((one) => one.validation !== null && one.predicted[name])
+      .map((one) => ({ x: Math.max(...Object.values(one.predicted[name])), y: 100 * (best - one.validation), point, how: one.how })));
+    const tooltip = {
+      title: ([item]) => item.dataset.label,
+      label: ({ raw, dataset: { of: v } }) => v
+        ? [`drop ${v.drop_pp.toFixed(2)} pp  (${v.drop_pp_ci.map((end) => end.toFixed(2)).join(" to ")})`,
+           `speed-up ${v.speedup.toFixed(2)}x  (${v.speedup_ci.map((end) => end.toFixed(2)).join(" to ")})`]
+        : `${raw.point}, ${raw.how}: ${raw.x.toFixed(2)}x predicted, ${raw.y.toFixed(2)} pp after a short training`,
+    };
+    const faint = { label: "finalists, predicted", faint: true, data: tried, hollow: true, pointRadius: 4, borderWidth: 1, ink: true };
+    return {
+      type: "scatter",
+      data: { datasets: [...shown.map(([name, v]) => ({
+        label: name, of: v, variant: name, data: [{ x: v.speedup, y: v.drop_pp }], bars: { x: v.speedup_ci, y: v.drop_pp_ci },
+        pointStyle: SHAPES[index(name)], pointRadius: 6, pointHoverRadius: 8, borderWidth: 2,
+      })), ...(tried.length ? [faint] : [])] },
+      options: base({
+        x: { min: 0, title: { display: true, text: "speed-up over " + report.reference }, ticks: { callback: (value) => `${value}x` } },
+        y: { title: { display: true, text: "drop, pp" } },
+      }, tooltip, false),
+      plugins: [errorBars],
+    };
+  }
+
   function distribution(device) {
     if (!device.distribution) return null;
     const { probabilities, latency_ns: by } = device.distribution;
@@ -328,7 +358,7 @@
     Chart.defaults.plugins.colors.enabled = false;
     for (const canvas of document.querySelectorAll("canvas[data-chart]")) {
       const { chart, device, stage } = canvas.dataset;
-      const config = stage ? { curve, shares, norms }[chart](stage) : { plane, distribution, power, joules }[chart](report.devices[device]);
+      const config = stage ? { curve, shares, norms }[chart](stage) : { plane, front, distribution, power, joules }[chart](report.devices[device], device);
       if (config) {
         for (const axis of Object.values(config.options.scales)) { axis.grid ??= {}; axis.border ??= {}; axis.ticks ??= {}; axis.title ??= {}; }
         config.data.datasets.forEach(tint);

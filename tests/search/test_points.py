@@ -1,0 +1,173 @@
+"""The order of things in the search for a point, on devices whose truth differs from what is predicted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+
+from edgekd.search import points
+from edgekd.search.points import Checked, Missed
+from edgekd.search.proposing import FLOAT, INT8, Allowed, Proposer
+from tests.search.test_proposing import STRUCTURES, Device
+
+
+@dataclass
+class Bench:
+    """A device that is slower than predicted, and networks whose accuracy is known.
+
+    Args:
+        truth: measured over predicted time.
+        hair: the time of a trained network over that of an untrained one.
+        accurate: whether a candidate is accurate enough.
+        nearly: up to which excess only the interval reaches beyond the limit.
+        tries: how often something may be tried again.
+    """
+
+    proposer: Proposer
+    limit: float
+    truth: float = 1.0
+    hair: float = 1.0
+    accurate: object = lambda candidate: True
+    nearly: float = 1.0
+    tries: int = 10
+    told: list[str] = field(default_factory=list)
+    timed: list = field(default_factory=list)
+    scored: list = field(default_factory=list)
+    checked: list = field(default_factory=list)
+
+    def _times(self, candidate, factor):
+        return {
+            device: {precision: time * factor for precision, time in self.proposer.times(device, candidate).items()}
+            for device in self.proposer.allowed
+        }
+
+    def time(self, candidates):
+        self.timed += [one.shape for one in candidates]
+        return [self._times(one, self.truth) for one in candidates]
+
+    def score(self, candidate, times):
+        self.scored.append(candidate)
+        return math.exp(-candidate.harm) - (0.5 if candidate.how == "uniform" else 0)
+
+    def check(self, candidate):
+        self.checked.append(candidate)
+        missed = []
+        for device, times in self._times(candidate, self.truth * self.hair).items():
+            excess = min(times.values()) / self.limit
+            if excess > 1:
+                nearly = excess < self.nearly
+                missed.append(Missed(device, "min_speedup", excess, "too slow", cost=True, nearly=nearly))
+        if not self.accurate(candidate):
+            missed.append(Missed("cpu", "max_drop_pp", 1.0, "too inexact", cost=False))
+        return Checked(tuple(missed), drop_pp=candidate.harm)
+
+    def time_is_left(self):
+        self.tries -= 1
+        return self.tries >= 0
+
+    def say(self, text):
+        self.told.append(text)
+
+
+def bench(limit=0.45, **truth):
+    device = Device(precisions=truth.pop("precisions", (FLOAT, INT8)))
+    proposer = Proposer(STRUCTURES, {"cpu": device}, {"cpu": Allowed(time=limit)}, {})
+    return Bench(proposer, limit, **truth)
+
+
+def find(given, finalists=3):
+    return points.find("small", given.proposer, given, finalists)
+
+
+def test_the_most_accurate_finalist_that_holds_as_measured_is_trained_once():
+    given = bench()
+    found = find(given)
+    assert found.refused is None
+    assert found.best.checked == Checked((), found.best.candidate.harm)
+    assert len(given.checked) == 1
+    assert len(given.scored) == 3
+    assert {one.how for one in given.scored} == {"descent", "uniform"}
+    assert found.best.score == max(one.score for one in found.tried)
+    assert len(set(given.timed)) == len(given.timed)  # nothing is measured twice
+
+
+@pytest.mark.parametrize("truth", [0.7, 1.4, 1.9])
+def test_predictions_are_corrected_by_what_is_measured(truth):
+    """What is found uses the limit as well as where the prediction was right."""
+    given = bench(truth=truth, precisions=(FLOAT,))
+    found = find(given)
+    assert found.refused is None
+    (time,) = found.best.measured["cpu"].values()
+    assert time <= 0.45
+    wider = [
+        {**found.best.candidate.widths, name: width + 8}
+        for name, width in found.best.candidate.widths.items()
+        if width < 32
+    ]
+    structure = found.best.candidate.structure
+    for widths in wider:
+        assert truth * given.proposer.clocks["cpu"].predict(structure, FLOAT, [widths])[0] > 0.45
+
+
+def test_a_missed_limit_is_tightened_until_the_measured_value_holds():
+    given = bench(hair=1.15, precisions=(FLOAT,))
+    found = find(given)
+    assert found.refused is None
+    assert len(given.checked) >= 2
+    assert given.told[0] == "small: too slow"
+    assert min(found.best.measured["cpu"].values()) * 1.15 <= 0.45
+
+
+def test_an_inexact_finalist_makes_room_for_the_next():
+    refused = []
+
+    def accurate(candidate):
+        refused.append(candidate)
+        return len(refused) > 1
+
+    given = bench(accurate=accurate)
+    found = find(given)
+    assert found.refused is None
+    assert [one.shape for one in given.checked] == [one.shape for one in refused]
+    assert found.best.candidate.shape == refused[1].shape
+    assert found.best.score == sorted((one.score for one in found.tried), reverse=True)[1]
+
+
+def test_a_budget_that_none_meets_is_refused_with_the_best_so_far():
+    found = find(bench(accurate=lambda candidate: False))
+    assert found.refused == "too inexact: no finalist was accurate enough after its whole training"
+    assert found.best.checked.drop_pp == min(one.checked.drop_pp for one in found.tried if one.checked)
+
+
+def test_the_time_for_further_tries_ends():
+    given = bench(hair=1.5, tries=0)
+    found = find(given)
+    assert found.refused == "too slow: the time for further tries (budget.minutes) is over"
+    assert len(given.checked) == 1
+
+
+def test_the_impossible_is_said_before_anything_is_trained_and_the_smallest_is_measured_all_the_same():
+    given = bench(limit=0.01)
+    found = find(given)
+    assert given.scored == []
+    assert found.refused.startswith(
+        "too slow: even the smallest network is predicted to need 6.50 times what is allowed"
+    )
+    assert given.told[0].endswith("it is trained and measured all the same")
+    assert found.best.candidate.widths == {"a": 8}
+
+
+def test_the_impossible_is_possible_where_the_prediction_was_wrong():
+    given = bench(limit=0.06, truth=0.5)
+    found = find(given)
+    assert found.refused is None
+    assert found.best.candidate.how == "smallest"
+
+
+def test_where_the_time_is_over_a_network_whose_estimates_hold_is_not_refused():
+    given = bench(hair=1.5, nearly=2.0, tries=0)
+    found = find(given)
+    assert found.refused is None
+    assert [missed.nearly for missed in found.best.checked.missed] == [True]
