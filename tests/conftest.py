@@ -16,12 +16,17 @@ import numpy as np
 import pytest
 from installing import pip
 from tiny import ROOT, Chain, Outcome, tiny
+from tqdm import tqdm
 
 from edgekd import Recipe, cli, run
 from edgekd.dispatch import job, local
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what ends with &, and children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Whatever library shows a bar starts a thread for good, which takes a lock of all processes every ten seconds: it has
+# aborted the interpreter in a test that forks.
+tqdm.monitor_interval = 0
 
 
 @pytest.fixture(scope="session", autouse=True)
