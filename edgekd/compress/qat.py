@@ -28,7 +28,7 @@ from edgekd.training.engine import accelerate
 from edgekd.training.evaluation import evaluate
 
 EPOCHS = 5
-RATE_SHARE = 0.1
+RATE_SHARE = 0.3
 """Of the learning rate that the network was trained with."""
 
 

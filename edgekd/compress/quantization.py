@@ -64,11 +64,7 @@ def prepare(
     Raises:
         StageError: as `captured`, or all layers are to stay as they are.
     """
-    if isinstance(model, GraphModule):
-        with quiet_pytrees():
-            graph = copy.deepcopy(model)
-    else:
-        graph = captured(model, example)
+    graph = duplicate(model) if isinstance(model, GraphModule) else captured(model, example)
     if set(layers(graph)) <= set(float_layers):
         raise StageError(
             "quantize: every layer is to stay in float, and nothing is left to quantize; switch the stage off "
@@ -151,6 +147,13 @@ def calibrate(
             _narrow(observer, seen[name], choose)
     settle(prepared)
     return seen
+
+
+def forget(prepared: GraphModule) -> None:
+    """Take the ranges from a calibrated graph, so that it can be calibrated anew."""
+    for module in prepared.modules():
+        if isinstance(module, MinMaxObserver | PerChannelMinMaxObserver):
+            module.reset_min_max_vals()
 
 
 def activation_observers(prepared: GraphModule) -> Iterator[tuple[str, MinMaxObserver]]:
@@ -238,12 +241,16 @@ def _fit_biases(prepared: GraphModule) -> None:
 
 def convert(prepared: GraphModule) -> GraphModule:
     """Return a copy of a calibrated graph with integer weights and with quantize and dequantize operators."""
-    with quiet_pytrees():
-        own = copy.deepcopy(prepared)
-    converted: GraphModule = convert_pt2e(own)
+    converted: GraphModule = convert_pt2e(duplicate(prepared))
     # An exported graph refuses to be told its mode; nothing in this one has modes.
     del converted.train, converted.eval
     return converted
+
+
+def duplicate(prepared: GraphModule) -> GraphModule:
+    """Return a copy of a graph; its nodes have the same names."""
+    with quiet_pytrees():
+        return copy.deepcopy(prepared)
 
 
 def observed_state(prepared: GraphModule) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekd import data as datasets
-from edgekd import models
+from edgekd import models, tasks
 from edgekd.compress import bucketing, histograms, mixed, qat, quantization
+from edgekd.compress.improving import improve
 from edgekd.data import Data
 from edgekd.device import Scheme
 from edgekd.errors import StageError
@@ -35,25 +36,31 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
     count = calibration_samples(options, data)
     example = models.example(description.input_shape)
     bits = BITS if options.buckets else options.weights_bits
-    model = models.load(source.path)
+    model, batches = models.load(source.path), list(_batches(data, count, inputs))
     whole = quantization.captured(model, (example,))
 
-    def calibrated(float_layers: Collection[str]) -> tuple[GraphModule, dict[str, histograms.Histogram]]:
-        graph = quantization.prepare(whole, (example,), scheme, bits, float_layers)
-        return graph, quantization.calibrate(graph, _batches(data, count, inputs), chooser(options))
+    def prepare(float_layers: Collection[str]) -> GraphModule:
+        return quantization.prepare(whole, (example,), scheme, bits, float_layers)
+
+    def calibrated(float_layers: Collection[str]) -> GraphModule:
+        graph = prepare(float_layers)
+        quantization.calibrate(graph, batches, chooser(options))
+        return graph
 
     floats: Collection[str] = quantization.excluded(model, options.exclude)
     facts: dict[str, Any] = {}
     if "mixed" in options.mode:
-        floats, facts = mixed.choose(model, lambda names: calibrated(names)[0], floats, options, data, inputs)
-    prepared, seen = calibrated(floats)
+        floats, facts = mixed.choose(model, calibrated, floats, options, data, inputs)
+    prepared = prepare(floats)
+    seen, told = improve(
+        options.improve, prepared, batches, lambda: quantization.calibrate(prepared, batches, chooser(options)),
+        data.validation, tasks.load(inputs.task), inputs.progress,
+    )  # fmt: skip
     if "qat" in options.mode:
         facts = qat.train(prepared, seen, options, data, inputs, out)
     float_layers = [name for name in quantization.layers(prepared) if name in floats]
     if ranks.world()[0] == 0:
-        more = {"weights_bits": bits} if bits != BITS else {"buckets": options.buckets} if options.buckets else {}
-        kept = {"float_layers": float_layers} if float_layers else {}
-        edit = {"edit": "quantize", "scheme": scheme.model_dump(), **more, **kept}
+        edit = _edit(options, scheme, bits, float_layers)
         models.save(out, description.edited(edit), quantization.observed_state(prepared))
     return {
         **facts,
@@ -67,7 +74,15 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
         "calibration": options.calibration,
         "weights_bits": options.weights_bits,
         "mode": options.mode[0],
+        "improve": told,
     }
+
+
+def _edit(options: Options, scheme: Scheme, bits: int, float_layers: Sequence[str]) -> dict[str, Any]:
+    """Return what `restore` needs."""
+    more = {"weights_bits": bits} if bits != BITS else {"buckets": options.buckets} if options.buckets else {}
+    kept = {"float_layers": list(float_layers)} if float_layers else {}
+    return {"edit": "quantize", "scheme": scheme.model_dump(), **more, **kept}
 
 
 def _bucketing_facts(options: Options, prepared: GraphModule) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from edgekd.report import budget, classes, gain, learning, roles, simulation, sparse, units, views, wording
+from edgekd.report import budget, classes, gain, learning, repairs, roles, simulation, sparse, units, views, wording
 from edgekd.report.precisions import executed
 
 _HERE = Path(__file__).resolve().parent
@@ -26,6 +26,7 @@ def render(report: Mapping[str, Any]) -> str:
         lessons=learning.lessons(report),
         choice=learning.choice(report),
         budget=budget,
+        repairs=repairs.sentences(report),
         classes=classes,
         gain=gain,
         roles=roles,

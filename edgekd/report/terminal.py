@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from edgekd.report import budget, gain, learning, sparse, units, views, wording
+from edgekd.report import budget, gain, learning, repairs, sparse, units, views, wording
 from edgekd.report.plain import clean, to_ascii
 from edgekd.report.simulation import notices
 from edgekd.report.table import variants_table
@@ -38,6 +38,8 @@ def render(report: Mapping[str, Any], console: Console) -> None:
         show(Text(clean(choice.sentence), "dim"), console)
     for point, found in (report.get("budget") or {"points": {}})["points"].items():
         show(Text(clean(f"{point}, as a recipe: {budget.recipe_line(found)}"), "dim"), console)
+    for sentence in repairs.sentences(report):
+        show(Text(clean(sentence), "dim"), console)
 
 
 def verdict(report: Mapping[str, Any], console: Console) -> None:

@@ -19,6 +19,7 @@ OWN: Mapping[str, tuple[Mode, ...]] = {
     "calibration": _CALIBRATED,
     "percentile": _CALIBRATED,
     "weights_bits": _CALIBRATED,
+    "improve": _CALIBRATED,
     "epochs": ("qat",),
     "learning_rate": ("qat",),
     "buckets": ("qat",),
@@ -50,6 +51,10 @@ class Options(Frozen):
     or that whose integers are distributed most as the values are. Weights always keep their whole range."""
     percentile: Annotated[float, Field(gt=50, le=100)] | None = None
     """Of the values that `calibration: percentile` keeps, at either end. Default: 99.99."""
+    improve: tuple[Literal["equalize", "round", "bias"], ...] = ()
+    """Methods that repair what calibration leaves: cross-layer equalization, weights rounded by what their layer gives,
+    bias correction. Each stays only where the loss on the validation split falls by more than chance, and the score
+    does not fall."""
 
     weights_bits: Literal[8, 4, 2] = 8
     """Of each weight in the file. 4 makes it smaller, not faster, and needs a runtime that reads ONNX opset 21; 2 needs
@@ -62,7 +67,7 @@ class Options(Frozen):
     """Of `mode: qat`; the other training options are the student's (or the teacher's, where there is no student).
     Default: 5."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Of `mode: qat`. Default: a tenth of the student's."""
+    """Of `mode: qat`. Default: 0.3 of the student's."""
     max_drop_pp: Annotated[float, Field(ge=0, le=100)] | None = None
     """Of `mode: mixed`: percentage points that it may lose against its float network on the validation split. Default:
     the gate of this name, else 1."""
@@ -82,6 +87,8 @@ class Options(Frozen):
         for name, modes in OWN.items():
             if getattr(self, name) != _default(name) and not set(modes) & set(self.mode):
                 raise ValueError(f"{name} goes with mode: {' or '.join(modes)}; without it, it means nothing")
+        if self.improve and self.buckets is not None:
+            raise ValueError("improve repairs what rounding to integers does; with buckets there are none")
         return self
 
     def of_mode(self, mode: Mode) -> Options:

@@ -67,7 +67,7 @@ def test_the_stage_trains_with_its_teacher_stores_and_exports_as_post_training_d
     assert arguments[1] == Distillation()
     assert [source.name for source in arguments[2]] == ["teacher"]
     assert (arguments[3].epochs, arguments[3].batch_size) == (3, 32)
-    assert arguments[3].learning_rate == pytest.approx(0.002)
+    assert arguments[3].learning_rate == pytest.approx(0.006)
     assert facts["mode"] == "qat"
     assert facts["curves"]["epoch"] == [1, 2, 3]
     best = max(facts["calibrated_validation"], *facts["curves"]["validation"])
@@ -166,6 +166,7 @@ def test_an_empty_training_split_is_refused_before_anything_is_captured(given, t
         ({"mode": "qat", "weights_bits": 2}, "no runtime has weights of 2 bits"),
         ({"weights_bits": 3}, "2, 4 or 8|8, 4 or 2"),
         ({"calibration": "percentile", "percentile": 40.0}, "greater than 50"),
+        ({"mode": "qat", "buckets": 64, "improve": ["round"]}, "with buckets there are none"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, message):
@@ -196,3 +197,16 @@ def test_quantized_distillation_stores_floats_on_the_grid_and_says_what_they_wou
     )  # fmt: skip
     actual = parity.run_onnx(tmp_path / "m.onnx", {"input": split.inputs}, 64)
     assert not parity.check(parity.compare({"logits": outputs}, actual), parity.FLOAT_TOLERANCE)
+
+
+def test_what_was_tried_on_the_integers_is_told_and_the_kept_network_is_the_one_that_was_judged(given, tmp_path):
+    options = Options(samples=64, weights_bits=4, improve=("bias", "round"))
+    facts, _ = run(options, given, tmp_path / "out")
+    tried = facts["improve"]
+    assert [one["method"] for one in tried] == ["round", "bias"]
+    assert tried[1]["loss"][0] == tried[0]["loss"][int(tried[0]["kept"])]
+    split = datasets.of(given).validation
+    with torch.no_grad():
+        outputs = models.load(tmp_path / "out")(torch.from_numpy(split.inputs)).numpy()
+    score = float(np.mean(tasks.load("classification").score({"outputs": outputs}, split.targets)))
+    assert score == pytest.approx(tried[1]["score"][int(tried[1]["kept"])], abs=1e-9)
