@@ -38,11 +38,20 @@ class Point(Part):
     finalists: tuple[Finalist, ...]
 
 
+class Errors(Part):
+    """How far predicted latencies were off on networks that were held out (`search.regression.Errors`)."""
+
+    mape: float
+    within_10: float
+    spearman: float
+    networks: int
+
+
 class Budget(Part):
-    """What run.json says of a budget. `latency_model`: how good predictions are on each device, if it is known."""
+    """What run.json says of a budget. `latency_model`: by device and kind of network, where one was learned."""
 
     points: dict[Name, Point]
-    latency_model: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    latency_model: dict[Name, dict[Name, Errors]] = Field(default_factory=dict)
 
 
 def read(content: Mapping[str, Any]) -> Budget | None:

@@ -16,6 +16,7 @@ from edgekd.report.study import build as study
 
 from .study_synthetic import write_study
 from .synthetic import CHAIN, TERMS
+from .test_budget import NETWORKS, POINTS, described
 from .test_metered import altered
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -68,3 +69,13 @@ def test_the_page_of_a_study_is_read_as_written_and_nothing_is_reported(tmp_path
     drawn = opened(folder / "study.svg", tmp_path / "profile")
     assert drawn.count('<circle class="dot"') == 2 * 5
     assert "parsererror" not in drawn
+
+
+def test_the_front_of_a_budget_is_drawn_and_nothing_is_reported(make_run, tmp_path: Path):
+    run = make_run(NETWORKS, run=described(POINTS))
+    build.write(run)
+    page = opened(run / "report.html", tmp_path / "profile")
+    (canvas,) = re.findall(r'<canvas [^>]*data-chart="front"[^>]*>', page)
+    height = re.search(r' height="(\d+)"', canvas)
+    assert height is not None
+    assert int(height[1]) > 0

@@ -24,6 +24,7 @@ FINALIST = {
     "widths": {"stem": 8}, "blocks": ["one"], "how": "descent", "harm": 0.5, "predicted": {"cpu": {"float": 3.2}},
     "measured": {"cpu": {"float": 3.1}}, "validation": 0.97, "missed": None,
 }  # fmt: skip
+MODEL = {"mape": 0.053, "within_10": 0.9, "spearman": 0.987, "networks": 100}
 
 
 def point(**changes):
@@ -45,7 +46,7 @@ def described(points):
         of = next((one for one in points if one in name), None)
         variants[name] = {"parameters": fake.parameters, "macs": fake.macs, "role": fake.role or "candidate"}
         variants[name] |= {"point": of} if of else {}
-    return {"variants": variants, "budget": {"points": points, "latency_model": {"cpu": {"float": {"mape": 0.05}}}}}
+    return {"variants": variants, "budget": {"points": points, "latency_model": {"cpu": {"float": MODEL}}}}
 
 
 @pytest.fixture
@@ -109,7 +110,14 @@ def test_a_point_is_written_as_an_ordinary_recipe():
 
 def test_page_and_terminal_show_every_point(report):
     page = html.render(report)
-    for text in ("cpu · small", "cpu · near", 'data-chart="front"', "min_speedup 3, max_drop_pp 1.2", "5.1"):
+    for text in (
+        "cpu · small",
+        "cpu · near",
+        'data-chart="front"',
+        "min_speedup 3, max_drop_pp 1.2",
+        "5.1",
+        "off by 5.3 %",
+    ):
         assert text in page
     console = Console(file=io.StringIO(), width=100)
     terminal.render(report, console)

@@ -134,6 +134,7 @@
   function front(device, name) {
     const shown = Object.entries(device.variants).filter(([, v]) => v.drop_pp !== null && v.speedup !== null);
     if (!shown.length) return null;
+    const ys = shown.flatMap(([, v]) => v.drop_pp_ci);
     const best = device.variants[report.reference].validation.accuracy;
     const tried = best === null ? [] : Object.entries(report.budget.points).flatMap(([point, { finalists }]) => finalists
       .filter((one) => one.validation !== null && one.predicted[name])
@@ -154,7 +155,7 @@
       })), ...(tried.length ? [faint] : [])] },
       options: base({
         x: { min: 0, title: { display: true, text: "speed-up over " + report.reference }, ticks: { callback: (value) => `${value}x` } },
-        y: { title: { display: true, text: "drop, pp" } },
+        y: { suggestedMin: Math.min(...ys), suggestedMax: Math.max(...ys), title: { display: true, text: "drop, pp" } },
       }, tooltip, false),
       plugins: [errorBars],
     };
