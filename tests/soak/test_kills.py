@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,10 @@ TOKEN = f"soak-{uuid.uuid4().hex}"
 LIMIT_S = 300.0
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, recipe: str = "digits", changes: Sequence[str] = tuple(SHORT)) -> subprocess.Popen[bytes]:
     """Start a run whose store and report lie in a folder, in a process group of its own."""
-    command = [sys.executable, "-m", "edgekd", "pipeline", "digits", "--out", str(folder / "out")]
-    for change in SHORT:
+    command = [sys.executable, "-m", "edgekd", "pipeline", recipe, "--out", str(folder / "out")]
+    for change in changes:
         command += ["--set", change]
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
@@ -39,7 +40,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def digests(folder: Path) -> dict[str, str]:
     report = json.loads((folder / "out" / "report.json").read_text())
     return {row["name"]: row["artifact"] for row in report["stages"] if row["artifact"]}
 
@@ -56,7 +57,7 @@ def _orphans() -> list[str]:
     return found
 
 
-def _no_orphans() -> list[str]:
+def no_orphans() -> list[str]:
     for _ in range(50):
         if not _orphans():
             return []
@@ -64,7 +65,7 @@ def _no_orphans() -> list[str]:
     return _orphans()
 
 
-def _assert_clean(folder: Path) -> None:
+def assert_clean(folder: Path) -> None:
     store = folder / "store"
     assert list((store / "partial").iterdir()) == []
     assert not (store / "set-aside").exists()
@@ -81,8 +82,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str
     """Return the digests of a run that nobody disturbs, and its seconds."""
     folder = tmp_path_factory.mktemp("undisturbed")
     started = time.monotonic()
-    assert _start(folder).wait(LIMIT_S) == 0, (folder / "log").read_text()
-    return _digests(folder), time.monotonic() - started
+    assert start(folder).wait(LIMIT_S) == 0, (folder / "log").read_text()
+    return digests(folder), time.monotonic() - started
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_digests(undisturbed, tmp_path):
@@ -93,7 +94,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_digests(undistu
     while killed < KILLS or not completed:
         folder = tmp_path / f"store-{completed}"
         folder.mkdir(exist_ok=True)
-        run = _start(folder)
+        run = start(folder)
         after = moments.uniform(0.1, seconds) if killed < KILLS else LIMIT_S
         try:
             code = run.wait(after)
@@ -104,24 +105,24 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_digests(undistu
             killed += 1
             made = sorted(path.name.rsplit("-", 1)[0] for path in (folder / "store" / "artifacts").glob("*"))
             print(f"kill {killed:3} after {after:5.1f} s, {len(made):2} artifacts made")
-            assert _no_orphans() == []
+            assert no_orphans() == []
             continue
         assert code == 0, (folder / "log").read_text()
         completed += 1
         print(f"completed: run {completed}")
-        assert _digests(folder) == expected
-        _assert_clean(folder)
+        assert digests(folder) == expected
+        assert_clean(folder)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_so_and_goes_on(undisturbed, tmp_path, sent):
     expected, seconds = undisturbed
-    run = _start(tmp_path)
+    run = start(tmp_path)
     time.sleep(seconds / 2)
     run.send_signal(sent)
     assert run.wait(60) == 130
     assert "run the same command again" in (tmp_path / "log").read_text()
-    assert _no_orphans() == []
-    assert _start(tmp_path).wait(LIMIT_S) == 0
-    assert _digests(tmp_path) == expected
-    _assert_clean(tmp_path)
+    assert no_orphans() == []
+    assert start(tmp_path).wait(LIMIT_S) == 0
+    assert digests(tmp_path) == expected
+    assert_clean(tmp_path)
