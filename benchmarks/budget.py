@@ -4,7 +4,7 @@ A teacher and a wide student are trained on a part of Fashion-MNIST. For each sp
 choose a network that holds it as measured on the device, in float:
 
 - ours: `budget`, with the latency model and all that belongs to it.
-- uniform: the same part of the channels of every layer, the widest that holds it.
+- uniform: the same part of the channels of every layer, any whole number of them, the widest that holds it.
 - macs: our descent with multiply-accumulates in place of the latency model; the largest limit on them that holds it.
 - random: as many random networks that hold it as the search has finalists, the best of them after the same short
   training.
@@ -100,10 +100,9 @@ def uniform(bench: Bench, limit: float) -> Candidate | None:
     """Return the widest network of full depth that keeps the same part everywhere."""
 
     def propose(part: float) -> Candidate | None:
-        groups = bench.structures[0].groups
-        total = sum(one.choices[-1] for one in groups)
-        widths = descent.uniform(groups, lambda networks: [sum(of.values()) / total / part for of in networks])
-        return None if widths is None else Candidate(0, FLOAT, "uniform", widths, descent.harm(groups, widths))
+        full = descent.full(bench.structures[0].groups)
+        widths = {name: max(1, round(part * width)) for name, width in full.items()}
+        return Candidate(0, FLOAT, "uniform", widths, 0.0)
 
     return widest(bench, limit, propose)
 
