@@ -92,7 +92,7 @@ def search(job: Job, known: Mapping[str, Artifact], handling: Handling, predicto
             there = {**known, **{label: artifact for label, (artifact, _) in made.items()}}
             made |= trials.make(job, line, there)
             steps += line.steps
-        content[name] = _point(job, found, limits, names, structures, lines[0])
+        content[name] = _point(found, limits, names, structures, lines[0])
         job.shop.show.say(f"budget[{name}]: {found.refused or 'found'}")
     rows = [pipeline.row(label, artifact, cached=cached) for label, (artifact, cached) in made.items()]
     artifacts = {label: artifact for label, (artifact, _) in made.items()}
@@ -226,7 +226,7 @@ def cuttable(job: Job, known: Mapping[str, Artifact], options: Options) -> list[
 
 
 def _point(
-    job: Job, found: Found, limits: Gates, devices: Sequence[str], structures: Sequence[Structure], line: Line
+    found: Found, limits: Gates, devices: Sequence[str], structures: Sequence[Structure], line: Line
 ) -> dict[str, Any]:
     """Return what run.json says of a point."""
     best = found.best
@@ -239,12 +239,11 @@ def _point(
         "variants": [step.variant for step in line.steps if step.stage.makes],
         "prune": block.model_dump(mode="json", include={"widths", "blocks", "importance", "epochs", "learning_rate"}),
         "predicted": _speedups(best.predicted),
-        "finalists": [_finalist(job, one, structures) for one in found.tried],
+        "finalists": [_finalist(one, structures) for one in found.tried],
     }
 
 
-def _finalist(job: Job, one: Tried, structures: Sequence[Structure]) -> dict[str, Any]:
-    del job
+def _finalist(one: Tried, structures: Sequence[Structure]) -> dict[str, Any]:
     return {
         "widths": dict(one.candidate.widths),
         "blocks": list(structures[one.candidate.structure].removed),
