@@ -166,11 +166,8 @@ def _wrong_export() -> None:
         patch.setattr(export.datasets, "of", lambda inputs: SimpleNamespace(validation=SimpleNamespace(inputs=[0] * 4)))
         for module, name in ((export.blackbox, "load"), (export, "_answers"), (export.parity, "run_onnx")):
             patch.setattr(module, name, lambda *_: None)
-        patch.setattr(
-            export,
-            "inspect",
-            lambda file: SimpleNamespace(inputs=[SimpleNamespace(name="x")], outputs=[SimpleNamespace(name="y")]),
-        )
+        ports = {"inputs": [SimpleNamespace(name="x")], "outputs": [SimpleNamespace(name="y")]}
+        patch.setattr(export, "_sound", lambda *_: SimpleNamespace(**ports))
         patch.setattr(export.blackbox, "is_black_box", lambda source: False)
         patch.setattr(export.parity, "compare", lambda *_: {})
         patch.setattr(export.parity, "check", lambda *_: ["y is wrong"])

@@ -14,6 +14,11 @@ from onnx.external_data_helper import load_external_data_for_tensor
 SMALL_BYTES = 65536
 """Tensors up to this size are taken into memory by `take_small`: scales, zero points, shapes."""
 _HALF_BYTES = frozenset({TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1})
+_SEVERAL_IN_ONE = frozenset(
+    kind for kind in helper.get_all_tensor_dtypes()
+    if any(word in TensorProto.DataType.Name(kind) for word in ("INT2", "INT4", "FLOAT4", "FLOAT6", "COMPLEX"))
+)  # fmt: skip
+"""Types whose values share a stored number, or take two."""
 
 
 def tensors(proto: ModelProto) -> Iterator[TensorProto]:
@@ -66,8 +71,28 @@ def problems(path: Path, proto: ModelProto) -> Iterator[str]:
             yield from _size_problems(tensor, file, offset, length)
 
 
+def misfits(proto: ModelProto) -> Iterator[str]:
+    """Yield which tensors in the model itself hold another number of values than their shapes say."""
+    for tensor in tensors(proto):
+        if is_external(tensor):
+            continue
+        if _is_none(tensor):
+            yield f"{tensor.name}: its type or shape {list(tensor.dims)} is none"
+        elif tensor.HasField("raw_data"):
+            if len(tensor.raw_data) != size_bytes(tensor):
+                yield f"{tensor.name}: {len(tensor.raw_data)} bytes for the shape {list(tensor.dims)}"
+        else:
+            held, wanted = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))), prod(tensor.dims)
+            if held != wanted and (tensor.data_type not in _SEVERAL_IN_ONE or held > wanted):
+                yield f"{tensor.name}: {held} values for the shape {list(tensor.dims)}"
+
+
+def _is_none(tensor: TensorProto) -> bool:
+    return tensor.data_type not in helper.get_all_tensor_dtypes() or any(size < 0 for size in tensor.dims)
+
+
 def _size_problems(tensor: TensorProto, file: Path, offset: int, length: int | None) -> Iterator[str]:
-    if tensor.data_type not in helper.get_all_tensor_dtypes() or any(size < 0 for size in tensor.dims):
+    if _is_none(tensor):
         yield f"{tensor.name}: its type or shape {list(tensor.dims)} is none"
         return
     wanted, size = size_bytes(tensor), file.stat().st_size

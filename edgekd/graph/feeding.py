@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from edgekd.errors import UsageError
 from edgekd.graph.lint import Port
 
 SEED = 0
+LARGEST_BYTES = 8 * 10**9
 _HIGHEST = {np.dtype("uint8"): 256, np.dtype("bool"): 2}
 """Integers below this; 2 for all others, which may be indices of something short."""
 
@@ -23,6 +25,15 @@ def batched_inputs(ports: Sequence[Port]) -> frozenset[str]:
     return free or frozenset(port.name for port in deep if port.shape[0] == deep[0].shape[0])
 
 
+def misdeclared(ports: Sequence[Port]) -> list[str]:
+    """Return which inputs are declared in sizes that no array of samples has."""
+    return [
+        f"input {port.name} is declared as {list(port.shape)}: sizes are 1 and more"
+        for port in ports
+        if any(isinstance(size, int) and size < 1 for size in port.shape)
+    ]
+
+
 def random_inputs(
     ports: Sequence[Port], samples: int, *, batched: frozenset[str], axes: Mapping[str, int] | None = None
 ) -> dict[str, NDArray[np.generic]]:
@@ -33,8 +44,10 @@ def random_inputs(
         axes: sizes of other free axes by name.
 
     Raises:
-        UsageError: a free axis has no size, or the inputs are no numbers.
+        UsageError: a free axis has no size, a size is none, or the inputs are no numbers.
     """
+    if problems := misdeclared(ports):
+        raise UsageError("; ".join(problems))
     generator = np.random.default_rng(SEED)
     found: dict[str, NDArray[np.generic]] = {}
     for port in ports:
@@ -49,6 +62,11 @@ def random_inputs(
             )
         if port.dtype == "no tensor" or (kind := np.dtype(port.dtype)).kind not in "biuf":
             raise UsageError(f"input {port.name} is {port.dtype}; random inputs are numbers: give real ones by --data")
+        if prod(sizes) * kind.itemsize > LARGEST_BYTES:
+            raise UsageError(
+                f"input {port.name} {list(port.shape)} takes {prod(sizes) * kind.itemsize / 1e9:.0f} GB for {samples} "
+                "samples; give fewer, or real ones by --data"
+            )
         whole = kind.kind in "biu"
         values = generator.integers(0, _HIGHEST.get(kind, 2), sizes) if whole else generator.standard_normal(sizes)
         found[port.name] = values.astype(kind)

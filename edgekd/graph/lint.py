@@ -22,6 +22,7 @@ LAYER_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", INTEGER_
 _MOVES = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
+_TYPES = frozenset(onnx.helper.get_all_tensor_dtypes())
 _WEIGHT_TYPES = _FLOATS | _INTEGERS | {TensorProto.INT32}
 
 
@@ -210,7 +211,7 @@ def _parameters(graph: GraphProto) -> Iterator[TensorProto]:
 def _port(value: onnx.ValueInfoProto) -> Port:
     tensor = value.type.tensor_type
     shape = tuple(axis.dim_value if axis.HasField("dim_value") else axis.dim_param or "?" for axis in tensor.shape.dim)
-    kind = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else "no tensor"
+    kind = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type in _TYPES else "no tensor"
     return Port(value.name, shape, kind)
 
 

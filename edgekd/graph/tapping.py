@@ -10,6 +10,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from edgekd.agent.backends.onnxruntime import ERRORS
+from edgekd.errors import StageError
+
 Arrays = Mapping[str, NDArray[np.generic]]
 _OWN = ".own"
 
@@ -22,6 +25,9 @@ def run_tapped(
     Args:
         proto: its larger weights may lie in other files of the folder.
         inputs: one batch by name.
+
+    Raises:
+        StageError: it does not run.
     """
     tapped = _copy(proto)
     _give(tapped, list(dict.fromkeys(values)))
@@ -32,6 +38,9 @@ def run_cut(proto: ModelProto, folder: Path, inputs: Arrays, values: Arrays) -> 
     """Run a model cut at some values: who takes one gets what is given here, and what its own node makes is returned.
 
     So each piece between two cuts answers for itself; errors do not add up.
+
+    Raises:
+        StageError: it does not run.
     """
     cut = _copy(proto)
     for node in cut.graph.node:
@@ -55,6 +64,9 @@ def shares_outside(
 
     Args:
         spans: smallest and largest number by value, infinite where that side is open.
+
+    Raises:
+        StageError: it does not run.
     """
     counting = _copy(proto)
     given = []
@@ -104,6 +116,9 @@ def _run(proto: ModelProto, folder: Path, inputs: Arrays) -> dict[str, NDArray[n
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    try:
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except ERRORS as error:
+        raise StageError(f"ONNX Runtime does not run the graph with values inside it as outputs: {error}") from error

@@ -1,4 +1,4 @@
-"""Compare each ONNX file, run by ONNX Runtime, with the network it was made from, on real inputs."""
+"""Check each ONNX file by itself, and compare it, run by ONNX Runtime, with the network it was made from."""
 
 from __future__ import annotations
 
@@ -25,5 +25,6 @@ STAGE = Stage(
     after=("export",),
     consumes=("model", "onnx"),
     per="variant",
-    packages=("torch", "onnxruntime"),
+    packages=("torch", "onnx", "onnxruntime"),
+    version=2,
 )

@@ -25,6 +25,8 @@ Array = NDArray[np.generic]
 Answers = Mapping[str, Array]
 
 BATCHES = (1, 2, 7, 32)
+LARGEST_BATCH = 4096
+"""More samples at a time are no batch, but a file that is damaged."""
 _REPEATED = 1e-6
 _EVALUATION_MODE = "look for RandomNormal, Dropout or BatchNormalization in training mode: export in evaluation mode"
 _FIXED_AXIS = (
@@ -56,7 +58,11 @@ def probe(
         declared: whether the shapes that the file declares are to be held against those that come out; not where they
             are known to be wrong.
     """
-    sizes = [loaded.batch] if loaded.batch else sorted({min(size, feed.total) for size in BATCHES})
+    batch = loaded.batch
+    if batch is not None and not 0 < batch <= LARGEST_BATCH:
+        told = f"its inputs are declared for {batch} samples at a time"
+        return Probed(0, [Check("run", "failed", told, remedy=_FIXED_AXIS)])
+    sizes = [batch] if batch else sorted({min(size, feed.total) for size in BATCHES})
     answers, failures = {}, {}
     for size in sizes:
         try:
@@ -102,13 +108,21 @@ def _other_axes(model: Opened, loaded: Loaded, feed: Feed, names: Mapping[str, s
         if axis in samples:
             continue
         tried = [other for other in (size * 2, size // 2, size + 1) if other > 0 and other != size]
-        if not any(_takes(loaded, model.inputs, batch, {**now, axis: other}) for other in tried):
+        ports = [_resized(port, fed[port.name].shape, axis, to) for to in tried for port in model.inputs]
+        count = len(model.inputs)
+        if not any(_takes(loaded, ports[place : place + count]) for place in range(0, len(ports), count)):
             yield f"{axis} is declared free; {size} is taken, and none of {', '.join(map(str, tried))}"
 
 
-def _takes(loaded: Loaded, inputs: Sequence[Port], batch: int, axes: Mapping[str, int]) -> bool:
+def _resized(port: Port, shape: Sequence[int], axis: str, size: int) -> Port:
+    """Return an input of the sizes that are fed, but for one axis."""
+    sizes = tuple(size if name == axis else fed for name, fed in zip(port.shape, shape, strict=True))
+    return Port(port.name, sizes, port.dtype)
+
+
+def _takes(loaded: Loaded, inputs: Sequence[Port]) -> bool:
     try:
-        loaded.answer(random_inputs(inputs, batch, batched=loaded.batched, axes=axes))
+        loaded.answer(random_inputs(inputs, 1, batched=frozenset()))
     except AgentError:
         return False
     return True

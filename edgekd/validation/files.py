@@ -62,6 +62,10 @@ def open_model(path: Path) -> tuple[Opened | None, list[Check]]:
     found += _conforms(path)
     if found[-1].status == "failed" and found[-1].id == "checker":
         return None, found
+    wrong = list(external.misfits(proto))
+    if wrong:
+        found.append(judged("weights", False, _few(wrong), value=float(len(wrong)), limit=0.0, remedy=_AGAIN))
+        return None, found
     external.take_small(proto, path.resolve().parent)
     bad = list(_nonfinite(path, proto))
     found.append(judged("weights", not bad, f"NaN or infinity in {_few(bad)}" if bad else "all are finite",

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edgekd import tasks
 from edgekd.agent.errors import AgentError
-from edgekd.errors import UsageError
+from edgekd.errors import StageError, UsageError
+from edgekd.graph.feeding import misdeclared
 from edgekd.report.units import size as shown_size
 from edgekd.stage import Progress
 from edgekd.validation import behaviour, interface, judging, quantized, target, tolerance
@@ -110,9 +111,10 @@ def open_reference(path: Path) -> Opened:
     if not path.is_file():
         raise UsageError(f"--against {path}: there is no such file, and no recipe of that name")
     opened, found = open_model(path)
-    wrong = [check for check in found if check.fails]
+    wrong = [f"{check.id}: {check.message}" for check in found if check.fails]
+    wrong += misdeclared(opened.inputs) if opened else []
     if opened is None or wrong:
-        raise UsageError(f"--against {path}: the reference itself is broken: {wrong[0].id}: {wrong[0].message}")
+        raise UsageError(f"--against {path}: the reference itself is broken: {wrong[0]}")
     return opened
 
 
@@ -265,7 +267,10 @@ def _finish(
 def _saturation(subject: _Subject, opened: Opened, feed: Feed) -> Check:
     if feed.random:
         return Check("qdq-saturation", "skipped", "random inputs say nothing of the range that was calibrated")
-    return quantized.judge_saturation(opened, _fed(subject, feed, _SATURATION_SAMPLES))
+    try:
+        return quantized.judge_saturation(opened, _fed(subject, feed, _SATURATION_SAMPLES))
+    except StageError as error:
+        return Check("qdq-saturation", "not_measured", first_line(error))
 
 
 def _fed(subject: _Subject, feed: Feed, samples: int) -> dict[str, Array]:
@@ -289,4 +294,7 @@ def _bisect(
     usual = tolerance.TOLERANCES[tolerance.precision_of(opened.proto)].sqnr
     limit = (limits.sqnr if limits else None) or usual
     assert limit is not None
-    return bisect(opened, reference, fed, true, limit)
+    try:
+        return bisect(opened, reference, fed, true, limit)
+    except StageError as error:
+        return Bisection(None, None, limit, (), 0, first_line(error))

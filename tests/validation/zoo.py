@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from validation.nets import (
     CLASSES,
     FLAT,
+    SAMPLES,
     SHAPE,
     Graph,
     attribute,
@@ -208,6 +209,27 @@ def _nan(array: np.ndarray) -> np.ndarray:
 proto("a weight that is NaN", "weights", "finite", make=lambda: change(classifier(), "c2.w", _nan))
 
 
+def _fewer_values() -> ModelProto:
+    made = classifier()
+    tensor(made.graph, "c1.b").dims[0] = 5
+    return made
+
+
+def _unknown_type() -> ModelProto:
+    made = classifier()
+    tensor(made.graph, "c1.b").data_type = 99
+    return made
+
+
+def _vast_batch() -> ModelProto:
+    return classifier(batch=10**10)
+
+
+proto("a weight with fewer values than its shape", "weights", make=_fewer_values)
+proto("a weight of an unknown type", "shape-inference", "weights", make=_unknown_type)
+proto("a batch of ten thousand million", "run", make=_vast_batch)
+
+
 # ---- the runtime
 
 
@@ -256,6 +278,7 @@ proto("an operator that only ONNX Runtime has, elsewhere", "custom-operators", m
       device="jetson")  # fmt: skip
 proto("a type without a kernel", "session", make=_no_kernel)
 proto("an opset newer than the device reads", "opset", make=lambda: classifier(opset=22, ir=10), device="cpu")
+proto("an opset that no runtime here reads", "session", make=lambda: classifier(opset=28, ir=11))
 proto("too large", "size", make=classifier, max_size_mb=0.001)
 proto("unsigned integers for TensorRT", "operators", make=quantized, device="jetson")
 
@@ -658,7 +681,21 @@ proto("labels beside the answers", make=_labels, reference=_labels)
 proto("weights among the inputs", make=_old_style)
 proto("a mask of infinities", make=_masked, reference=_masked)
 proto("names that are markup", make=_odd_names)
-for _opset, _ir in ((11, 6), (12, 7), (13, 7), (15, 8), (18, 8), (19, 9), (20, 9), (21, 10), (22, 10), (23, 11)):
+for _opset, _ir in (
+    (11, 6),
+    (12, 7),
+    (13, 7),
+    (15, 8),
+    (18, 8),
+    (19, 9),
+    (20, 9),
+    (21, 10),
+    (22, 10),
+    (23, 11),
+    (24, 11),
+    (25, 11),
+    (26, 11),
+):
     proto(f"opset {_opset}", make=lambda opset=_opset, ir=_ir: classifier(opset=opset, ir=ir))  # type: ignore[misc]
 
 
@@ -698,3 +735,11 @@ def _(folder: Path) -> Path:
         activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8, reduce_range=True,
     )  # fmt: skip
     return folder / "model.onnx"
+
+
+@entry("integers by NNCF", data="samples")
+def _(folder: Path) -> Path:
+    import nncf
+
+    images = nncf.Dataset([{"x": image[None]} for image in samples()])
+    return save(nncf.quantize(classifier(opset=13), images, subset_size=SAMPLES), folder / "model.onnx")

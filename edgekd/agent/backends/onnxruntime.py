@@ -52,7 +52,8 @@ _ERROR_NAMES = [
     "InvalidProtobuf",
 ]
 _ERROR_NAMES += ["NotImplemented", "InvalidGraph", "EPFail"]
-_ERRORS = tuple(getattr(_state, name) for name in _ERROR_NAMES if hasattr(_state, name))
+ERRORS = tuple(getattr(_state, name) for name in _ERROR_NAMES if hasattr(_state, name))
+ERRORS += (RuntimeError,)  # of the binding, for types that numpy or it does not have
 
 # Identity on one float: a whole ONNX file of 67 bytes, to make the runtime allocate what it keeps for the process.
 _IDENTITY = (
@@ -134,7 +135,7 @@ def throughput(path: Path, options: Mapping[str, Any], feeds: Feeds, cores: int,
                 call()
                 count += 1
                 ends[index] = time.perf_counter_ns()
-        except _ERRORS as error:
+        except ERRORS as error:
             failures.append(str(error))
             start.abort()
         except threading.BrokenBarrierError:
@@ -189,7 +190,7 @@ class OnnxRuntimeSession:
         names = [entry.name for entry in self._session.get_outputs()]
         try:
             values = self._session.run(names, check_feeds(self.inputs, feeds))
-        except _ERRORS as error:
+        except ERRORS as error:
             raise AgentError("onnxruntime failed to run the model: %s" % error) from error
         return dict(zip(names, (np.asarray(value) for value in values)))
 
@@ -240,7 +241,7 @@ def _load(path: Path, options: Mapping[str, Any], session_options: Any) -> Any:
     providers = [tuple(entry) if isinstance(entry, list) else entry for entry in options["providers"]]
     try:
         session = onnxruntime.InferenceSession(str(path), session_options, providers=providers)
-    except _ERRORS as error:
+    except ERRORS as error:
         raise AgentError("onnxruntime %s refuses %s: %s" % (onnxruntime.__version__, path.name, error)) from error
     asked, used = _provider_names(options["providers"])[0], session.get_providers()[0]
     if used != asked:
