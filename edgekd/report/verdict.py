@@ -21,6 +21,8 @@ from edgekd.report.statistics import CONFIDENCE
 Variant = Mapping[str, Any]
 
 PASSED, FAILED, NOT_MEASURED = "passed", "failed", "not_measured"
+SAME_SIZE = 1.01
+"""Files whose sizes differ by less are as large: names and metadata take a few bytes."""
 
 
 def judge(device: Mapping[str, Any], *, gates: Mapping[str, Any], reference: str | None) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def _rank(variant: Variant) -> tuple[float, float]:
 
 
 def _choose(passing: Sequence[str], faults: Mapping[str, Sequence[str]], device: Mapping[str, Any]) -> tuple[str, str]:
-    """The fastest; among those that the run cannot tell from it, the smallest file.
+    """The fastest; among those that the run cannot tell from it, the smallest file, and of such the best on validation.
 
     One in lower precision with a fault (slower than its float, not in that precision here) gives way to any other that
     passes.
@@ -153,14 +155,18 @@ def _choose(passing: Sequence[str], faults: Mapping[str, Sequence[str]], device:
     if variants[fastest]["latency_ns"] is None:
         return fastest, "speed was not measured: the smallest that passes every gate"
     equal = [name for name in pool if name == fastest or _no_difference(fastest, name, device)]
-    chosen = min(equal, key=lambda name: (variants[name]["size_bytes"] or float("inf"), _rank(variants[name])))
+    sizes = {name: _rank(variants[name])[1] for name in equal}
+    scores = {name: variants[name]["validation"]["accuracy"] or 0.0 for name in equal}
+    small = [name for name in equal if sizes[name] <= SAME_SIZE * min(sizes.values())]
+    chosen = min(small, key=lambda name: (-scores[name], _rank(variants[name])))
     if chosen == fastest:
         alone = "the only one" if len(passing) == 1 else "the fastest"
         return chosen, "; but ".join([f"{alone} that passes every gate ({_speed(variants[chosen])})", *faults[chosen]])
-    return chosen, (
-        f"as fast as {fastest} within what this run can tell ({_speed(variants[chosen])} and "
-        f"{_speed(variants[fastest])}), and smaller: {_size(variants[chosen])} against {_size(variants[fastest])}"
-    )
+    speeds = f"{_speed(variants[chosen])} and {_speed(variants[fastest])}"
+    gain = f"smaller: {_size(variants[chosen])} against {_size(variants[fastest])}"
+    if fastest in small:
+        gain = f"better on validation: {units.percent(scores[chosen])} against {units.percent(scores[fastest])}"
+    return chosen, f"as fast as {fastest} within what this run can tell ({speeds}), and {gain}"
 
 
 def _no_difference(one: str, other: str, device: Mapping[str, Any]) -> bool:

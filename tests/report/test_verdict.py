@@ -167,6 +167,19 @@ def test_within_the_noise_floor_the_smaller_file_wins() -> None:
     assert clear["recommended"] == "pruned"
 
 
+def test_of_files_of_one_size_the_better_on_validation_wins() -> None:
+    def found(best: float) -> dict[str, Any]:
+        qat = variant(speedup=2.40, size_bytes=499_999, validation=quality(accuracy=best))
+        variants = {"int8": variant(speedup=2.41), "qat": qat}
+        return verdict(device(variants, [pair("int8", "qat", 1.004, same=True)]), max_drop_pp=1)
+
+    assert found(0.985)["why"] == (
+        "as fast as int8 within what this run can tell (2.40x and 2.41x), and better on validation: "
+        "98.50 % against 98.00 %"
+    )
+    assert [found(best)["recommended"] for best in (0.985, 0.98, 0.979)] == ["qat", "int8", "int8"]
+
+
 def test_none_passes_the_best_so_far_is_named_with_what_it_missed() -> None:
     variants = {
         "student": variant(speedup=1.5, validation=quality(drop_pp=2.0), drop_pp=2.0),
