@@ -2,15 +2,16 @@
 
 Layers are ranked by what each of them alone does to the answers, a matter of seconds. What then counts is the accuracy
 of the converted graph on the whole validation split: layers go to float in that order until it is within the limit, and
-each of them but the last is then tried as integers again.
+each of them but the last is then tried as integers again. An interrupted search goes on behind what it measured last.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from torch.fx import GraphModule
 from edgekd import tasks
 from edgekd.compress import quantization, sensitivity
 from edgekd.data import Data
-from edgekd.stage import Inputs
+from edgekd.stage import Inputs, Progress
 from edgekd.stages.quantize import Options
+from edgekd.training import checkpoint
 from edgekd.training.engine import accelerate
 from edgekd.training.evaluation import evaluate
 
@@ -29,6 +31,8 @@ MAX_DROP_PP = 1.0
 MINUTES = 10.0
 SAMPLES = 128
 """Training samples that layers are ranked on."""
+FORM = "mixed"
+"""Of its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def choose(
     options: Options,
     data: Data,
     inputs: Inputs,
+    out: Path,
 ) -> tuple[Collection[str], dict[str, Any]]:
     """Return the layers of a network that stay in float, with the facts of the search.
 
@@ -60,25 +65,23 @@ def choose(
         model: the float network.
         calibrated: prepares and calibrates it, given the layers in float.
         excluded: the layers that are in float anyway.
+        out: the partial artifact; its checkpoint holds what an interrupted search measured.
     """
-    deadline = time.monotonic() + 60 * (options.minutes or MINUTES)
     limit = MAX_DROP_PP if options.max_drop_pp is None else options.max_drop_pp
     task, accelerator = tasks.load(inputs.task), accelerate("cpu", "fp32")
 
     def score(network: nn.Module) -> float:
         return evaluate(network, data.validation, task, accelerator, divided=False)
 
-    whole = score(model)
+    def with_floats(float_layers: Sequence[str]) -> float:
+        return score(quantization.convert(calibrated({*excluded, *float_layers})))
 
-    def judge(float_layers: Sequence[str]) -> Tried:
-        found = score(quantization.convert(calibrated({*excluded, *float_layers})))
-        drop_pp = round(100 * (whole - found), 9)
-        inputs.progress(len(float_layers), len(ranking), f"drop {drop_pp:.2f} pp with layers in float")
-        return Tried(tuple(float_layers), found, drop_pp)
-
-    samples = torch.from_numpy(data.train.inputs[:SAMPLES])
-    ranking = sensitivity.sqnr_db(calibrated(excluded), [samples])
-    tried, ended = search(list(ranking), judge, limit, lambda: time.monotonic() > deadline)
+    begun = checkpoint.load(out, FORM) or {
+        "form": FORM, "seconds": 0.0, "measured": [], "float_validation": score(model),
+        "ranking": sensitivity.sqnr_db(calibrated(excluded), [torch.from_numpy(data.train.inputs[:SAMPLES])]),
+    }  # fmt: skip
+    whole, ranking = begun["float_validation"], begun["ranking"]
+    tried, ended = _searched(begun, with_floats, limit, options.minutes or MINUTES, inputs.progress, out)
     best = better(tried, limit)
     return {*excluded, *best.float_layers}, {
         "validation": best.validation,
@@ -90,6 +93,35 @@ def choose(
         "sensitivity": [{"layer": n, "sqnr_db": db if math.isfinite(db) else None} for n, db in ranking.items()],
         "tried": [asdict(one) for one in tried],
     }
+
+
+def _searched(
+    begun: Mapping[str, Any],
+    with_floats: Callable[[Sequence[str]], float],
+    limit: float,
+    minutes: float,
+    progress: Progress,
+    out: Path,
+) -> tuple[list[Tried], str]:
+    """Search on behind what a checkpoint holds, and keep each measurement in it."""
+    began, ranking = time.monotonic(), list(begun["ranking"])
+    measured = [Tried(*one) for one in begun["measured"]]
+    known = list(measured)  # the search asks for the same again, in the same order
+
+    def seconds() -> float:
+        return float(begun["seconds"]) + time.monotonic() - began
+
+    def judge(float_layers: Sequence[str]) -> Tried:
+        if known:
+            return known.pop(0)
+        found = with_floats(float_layers)
+        drop_pp = round(100 * (begun["float_validation"] - found), 9)
+        progress(len(float_layers), len(ranking), f"drop {drop_pp:.2f} pp with layers in float")
+        measured.append(Tried(tuple(float_layers), found, drop_pp))
+        checkpoint.save(out, {**begun, "seconds": seconds(), "measured": [astuple(one) for one in measured]})
+        return measured[-1]
+
+    return search(ranking, judge, limit, lambda: not known and seconds() > 60 * minutes)
 
 
 def search(

@@ -50,7 +50,7 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
     floats: Collection[str] = quantization.excluded(model, options.exclude)
     facts: dict[str, Any] = {}
     if "mixed" in options.mode:
-        floats, facts = mixed.choose(model, calibrated, floats, options, data, inputs)
+        floats, facts = mixed.choose(model, calibrated, floats, options, data, inputs, out)
     prepared = prepare(floats)
     seen, told = improve(
         options.improve, prepared, batches, lambda: quantization.calibrate(prepared, batches, chooser(options)),

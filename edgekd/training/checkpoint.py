@@ -62,8 +62,8 @@ def save(out: Path, state: dict[str, Any]) -> None:
 def load(out: Path, form: str | None = None, *, remove: bool = True) -> dict[str, Any] | None:
     """Return the state that `save` wrote, its tensors on the CPU, or None.
 
-    One that is damaged or of another version or form counts as absent: it is removed, with a warning, and training
-    starts anew. What an interrupted write left behind is removed too.
+    One that is damaged or of another version or form counts as absent: it is removed, with a warning, and the
+    work starts anew. What an interrupted write left behind is removed too.
 
     Args:
         form: what the state's "form" has to be.
@@ -85,7 +85,7 @@ def load(out: Path, form: str | None = None, *, remove: bool = True) -> dict[str
         if form is not None and state["form"] != form:
             raise ValueError(f"its form is {state['form']!r}, and this training's {form!r}")
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        logging.getLogger(__name__).warning("the checkpoint %s cannot be used: %s; training starts anew", path, error)
+        logging.getLogger(__name__).warning("the checkpoint %s cannot be used: %s; the work starts anew", path, error)
         if remove:
             path.unlink(missing_ok=True)
         return None

@@ -27,6 +27,7 @@ from edgekd.models import Description
 from edgekd.options import Data
 from edgekd.stage import Inputs
 from edgekd.stages.quantize import Options
+from edgekd.training import checkpoint
 
 SHAPE = (1, 8, 8)
 ARGS = {"input_shape": list(SHAPE), "classes": 10, "width": 8, "blocks": [1, 2]}
@@ -124,6 +125,40 @@ def test_when_time_is_over_the_best_so_far_is_taken(fragile: Inputs, tmp_path: P
     assert (facts["ended"], facts["held"], len(facts["tried"])) == ("out of time", False, 1)
     assert facts["float_layers"] == []
     assert facts["max_drop_pp"] == mixed.MAX_DROP_PP
+
+
+def test_an_interrupted_search_goes_on_behind_what_it_measured(
+    fragile: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(fragile, tmp_path / "whole", mode="mixed")
+    assert len(expected["tried"]) > 2
+    judged: list[nn.Module] = []
+    evaluate = mixed.evaluate
+
+    def counted(network: nn.Module, *rest: Any, **options: Any) -> float:
+        if len(judged) == 3:  # the float network, and two choices
+            raise KeyboardInterrupt
+        judged.append(network)
+        return evaluate(network, *rest, **options)
+
+    monkeypatch.setattr(mixed, "evaluate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(fragile, tmp_path / "cut", mode="mixed")
+    judged.clear()
+    facts = quantize.quantize(Options(samples=128, mode="mixed"), fragile, tmp_path / "cut")
+    assert facts == expected
+    assert len(judged) == len(expected["tried"]) - 2
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert files[0] == files[1]
+
+
+def test_the_time_before_an_interruption_counts(fragile: Inputs, tmp_path: Path) -> None:
+    run(fragile, tmp_path / "out", mode="mixed", minutes=1e-9)
+    state = checkpoint.load(tmp_path / "out", mixed.FORM)
+    assert state is not None
+    checkpoint.save(tmp_path / "out", {**state, "seconds": 60 * mixed.MINUTES})
+    facts = quantize.quantize(Options(samples=128, mode="mixed"), fragile, tmp_path / "out")
+    assert (facts["ended"], len(facts["tried"])) == ("out of time", 1)
 
 
 def test_layers_are_left_in_float_by_name_in_any_mode(fragile: Inputs, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_damaged_one_counts_as_absent_and_says_so(tmp_path, damage, caplog, mo
     with caplog.at_level(logging.WARNING):
         assert checkpoint.load(tmp_path) is None
     assert "cannot be used" in caplog.text
-    assert "training starts anew" in caplog.text
+    assert "the work starts anew" in caplog.text
     assert not place(tmp_path).exists()
     caplog.clear()
     assert checkpoint.load(tmp_path) is None

@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_starts_anew_with_a_warning(tmp_path, monkeypatch, 
     file.write_bytes(file.read_bytes()[:-100])
     with caplog.at_level(logging.WARNING):
         assert train(built(), images(), tmp_path / "cut", FORMS["sgd"]) == expected
-    assert "training starts anew" in caplog.text
+    assert "the work starts anew" in caplog.text
 
 
 def test_the_seed_decides_order_views_and_dropout(tmp_path):
