@@ -14,7 +14,7 @@ from edgekd.cli.baseline import TOLERANCE, as_plain
 from edgekd.cli.screen import Screen, shown
 from edgekd.cli.summaries import check_target
 from edgekd.errors import UsageError
-from edgekd.report import markdown
+from edgekd.report import drawing, markdown
 from edgekd.report.baseline import comparing, plot, table, taking
 from edgekd.report.baseline.figures import parse_tolerances
 from edgekd.report.baseline.wording import headline
@@ -38,8 +38,8 @@ def command(
     given = parse_tolerances(tolerances)
     check_target(picture, "--plot")
     check_target(page, "--markdown")
-    if picture and picture.suffix not in plot.FORMATS:
-        raise UsageError(f"--plot {picture}: its name must end in {', '.join(plot.FORMATS)}")
+    if picture and picture.suffix not in drawing.FORMATS:
+        raise UsageError(f"--plot {picture}: its name must end in {', '.join(drawing.FORMATS)}")
     first, *later = [taking.take(run) for run in runs]
     names = _names(runs)
     compared = {

@@ -124,6 +124,17 @@ def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def predictions(report: Mapping[str, Any], name: str) -> list[tuple[float, float]]:
+    """Return (speed-up, drop in pp) of the finalists of a budget on a device, as predicted, after a short training."""
+    best = report["devices"][name]["variants"][report["reference"]]["validation"]["accuracy"]
+    return [
+        (max(one["predicted"][name].values()), 100 * (best - one["validation"]))
+        for point in report["budget"]["points"].values()
+        for one in point["finalists"]
+        if best is not None and one["validation"] is not None and one["predicted"].get(name)
+    ]
+
+
 def recipe_line(point: Mapping[str, Any]) -> str:
     """Return what makes the network of a point in an ordinary recipe."""
     prune = point["prune"]

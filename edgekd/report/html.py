@@ -11,7 +11,20 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from edgekd.report import budget, classes, gain, learning, repairs, roles, simulation, sparse, units, views, wording
+from edgekd.report import (
+    budget,
+    classes,
+    gain,
+    learning,
+    palette,
+    repairs,
+    roles,
+    simulation,
+    sparse,
+    units,
+    views,
+    wording,
+)
 from edgekd.report.precisions import executed
 
 _HERE = Path(__file__).resolve().parent
@@ -29,6 +42,7 @@ def render(report: Mapping[str, Any]) -> str:
         repairs=repairs.sentences(report),
         classes=classes,
         gain=gain,
+        palette=palette,
         roles=roles,
         simulation=simulation,
         sparse=sparse,

@@ -2,9 +2,8 @@
 (() => {
   const report = JSON.parse(document.getElementById("report").textContent);
 
-  // Okabe and Ito's colours, which colour-blind readers tell apart; shapes repeat what the colours say.
-  const LIGHT = ["#4d5157", "#0072b2", "#d55e00", "#009e73", "#b0528c", "#9a6b00", "#2f8fc4", "#7a4fbf"];
-  const DARK = ["#b4bac2", "#56b4e9", "#f58a4b", "#3fc79c", "#e59bc4", "#e6b31e", "#8ecdf0", "#b79cf0"];
+  const [LIGHT, DARK] = [document.body.dataset.light, document.body.dataset.dark].map((colours) => colours.split(" "));
+  // Shapes repeat what the colours say.
   const SHAPES = ["circle", "triangle", "rect", "rectRot", "star", "crossRot", "cross", "rectRounded"];
 
   const names = [...new Set(Object.values(report.devices).flatMap((device) => Object.keys(device.variants)))];
@@ -381,10 +380,12 @@
       const next = { undefined: "descending", descending: "ascending" }[head.getAttribute("aria-sort") ?? undefined];
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       if (next) head.setAttribute("aria-sort", next);
-      const key = (row) => Number(row.cells[column].dataset.value ?? NaN);
+      // Numbers by size, names by letter; what was not measured stays last.
+      const key = (row) => row.cells[column].dataset.value;
+      const order = (a, b) => (Number.isNaN(Number(a)) || Number.isNaN(Number(b)) ? a.localeCompare(b) : a - b);
       const sign = next === "ascending" ? 1 : -1;
       const sorted = !next ? original : [...original].sort((a, b) =>
-        Number.isNaN(key(a)) - Number.isNaN(key(b)) || sign * (key(a) - key(b)) || 0);
+        key(a) === undefined || key(b) === undefined ? (key(a) === undefined) - (key(b) === undefined) : sign * order(key(a), key(b)));
       body.append(...sorted);
     }));
   }

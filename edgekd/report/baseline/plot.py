@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekd.report.baseline.comparing import Change, Comparison, Outcome
 from edgekd.report.baseline.figures import KINDS, FigureName
+from edgekd.report.drawing import save
 from edgekd.report.plain import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-FORMATS = (".svg", ".png", ".pdf")
 _COLOURS: Mapping[Outcome, str] = {"failed": "#b3261e", "worse": "#b3261e", "better": "#1b7f3b"}
 _NOISE = "#8a8f98"  # no neutral grey: it is told from the shades of the axes
 _MARKERS = "osD^vP"
@@ -30,28 +29,19 @@ def draw(compared: Mapping[str, Comparison], path: Path) -> None:
     Args:
         compared: By the name of the later run.
     """
-    import matplotlib as mpl  # noqa: PLC0415 - takes longer to load than all else that a comparison does
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     kinds: list[FigureName] = [kind for kind in KINDS if any(_of(kind, one) for one in compared.values())]
     rows = {kind: _rows(kind, compared) for kind in kinds}
     heights = [max(1, len(found)) * _ROW * max(1, len(compared) / 2) + 0.3 for found in rows.values()] or [1.0]
-    with mpl.rc_context({"svg.hashsalt": "edgekd", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(8, sum(heights) + 0.6 * len(heights) + 0.5), layout="constrained")
-        FigureCanvasAgg(figure)
+
+    def paint(figure: Figure) -> None:
         figure.suptitle("what changed: grey is noise, red worse, green better", fontsize=9)
         axes = figure.subplots(max(1, len(kinds)), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
         for kind, one in zip(kinds, axes, strict=False):
             _panel(one, kind, rows[kind], compared)
         if not kinds:
             axes[0].set_title("nothing to compare", parse_math=False)
-        content = BytesIO()
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(content, format=path.suffix.removeprefix("."), dpi=150, metadata=metadata)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.getvalue())
-    temporary.replace(path)
+
+    save(paint, (8, sum(heights) + 0.6 * len(heights) + 0.5), [path])
 
 
 def _of(kind: FigureName, comparison: Comparison) -> list[Change]:
