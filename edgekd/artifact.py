@@ -142,8 +142,8 @@ def check(path: Path, *, contents: bool = True) -> str | None:
         seal = manifest.pop("seal")
         if seal != digest_of(manifest):
             return "manifest.json does not match its own checksum"
-        listed = manifest["files"]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        listed = dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"manifest.json cannot be read ({type(error).__name__})"
     present = {name for name in _files(path) if name != "manifest.json"}
     if present != set(listed):

@@ -23,7 +23,10 @@ from edgekd.errors import EdgekdError
 FILE = "log.jsonl"
 FOLDER = "logs"
 SECONDS_BETWEEN = 10.0
-_SECRETS = re.compile(r"(?<=://)[^/\s:@\"]+:[^/\s@\"]+(?=@)")
+# What is before the last @, but for one in a path; also in JSON, where a quote has a backslash before it.
+_IN_URL = r"(?<=://)(?![^\s\"@:/]*(?::\d+)?/)(?:\\.|[^\s\"\\])+(?=@)"
+_NAMED = r"(?<=[?&])((?:[a-z_-]*(?:password|passwd|token|secret|signature|api_?key))=)[^\s\"&'\\]+"
+_SECRETS = re.compile(f"{_IN_URL}|{_NAMED}", re.IGNORECASE)
 
 
 def path_of(store: Path, run_id: str) -> Path:
@@ -32,8 +35,8 @@ def path_of(store: Path, run_id: str) -> Path:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text whose addresses name no user and password."""
-    return _SECRETS.sub("***", text)
+    """Return a text whose addresses name no user, password or token."""
+    return _SECRETS.sub(lambda found: f"{found[1] or ''}***", text)
 
 
 class Log:

@@ -151,7 +151,8 @@ def _installed() -> dict[str, str]:
 
 def write(folder: Path, content: dict[str, Any]) -> None:
     """Write run.json, last of all raw files."""
-    write_text(folder / RUN_FILE, json.dumps({"edgekd": __version__, **content}, indent=1, allow_nan=False))
+    text = json.dumps({"edgekd": __version__, **content}, indent=1, allow_nan=False)
+    write_text(folder / RUN_FILE, without_secrets(text))
 
 
 def model_facts(folder: Path, path: Path) -> dict[str, Any]:

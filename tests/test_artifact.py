@@ -83,6 +83,19 @@ def test_a_missing_or_added_file_is_noticed(tmp_path):
     assert "sub/weights" in artifact.check(made.path)
 
 
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"seal": 1}', '{"seal": 1, "files": NaN}', '{"files": 3}'])
+def test_a_manifest_that_is_none_is_a_damaged_artifact(tmp_path, text):
+    store, said = _store(tmp_path)
+    made, _ = artifact.build(store, "teacher", PARTS, _write("a"))
+    content = {"files": 3} if text == '{"files": 3}' else None
+    text = json.dumps({**content, "seal": artifact.digest_of(content)}) if content else text
+    (made.path / "manifest.json").write_text(text)
+    again, cached = artifact.build(store, "teacher", PARTS, _write("a"))
+    assert not cached
+    assert again.digest == made.digest
+    assert "corrupted artifact" in said[0]
+
+
 def test_failed_work_leaves_no_artifact_and_a_checkpoint_survives(tmp_path):
     store, _ = _store(tmp_path)
 

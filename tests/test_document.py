@@ -196,7 +196,25 @@ def test_syntax_errors_have_a_line_and_tabs_a_remedy() -> None:
 def test_aliases_that_expand_without_end_are_stopped() -> None:
     lines = ["version: 1", "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
-    assert any("the document is too large: 100000 values" in problem for problem in problems("\n".join(lines)))
+    assert any("the document is too large: 10000 values" in problem for problem in problems("\n".join(lines)))
+
+
+@pytest.mark.parametrize("levels", [60, 200, 400])
+def test_what_is_nested_without_end_is_refused(levels: int) -> None:
+    for opened, closed in (("[", "]"), ("{a: ", "}"), ("{<<: ", "}")):
+        nested = f"version: 1\nteacher: {opened * levels}{'{a: 1}' if '<' in opened else 1}{closed * levels}"
+        assert any("nested too deeply" in problem for problem in problems(nested))
+
+
+def test_a_document_of_ten_thousand_mistakes_is_explained_in_part() -> None:
+    """Each mistake looks for what was meant, so that all of them would take minutes."""
+    assert len(problems("version: 1\n" + "".join(f"studnt{i}: 1\n" for i in range(9_000)))) <= 201
+
+
+def test_a_file_that_nobody_wrote_by_hand_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "large.yaml").write_text("version: 1\n" + "# x\n" * 100_000)
+    with pytest.raises(DocumentError, match=r"large.yaml: is larger than 256 KiB"):
+        load(tmp_path / "large.yaml", Recipe)
 
 
 def test_scalars_are_those_of_yaml_1_2() -> None:

@@ -46,7 +46,15 @@ def test_a_line_says_when_how_grave_and_what(path, told):
 def test_addresses_name_no_password(path, told):
     Log(path, told.append).write("run", command=["edgekd", "--storage", "postgresql://me:s3cret@host:5432/db"])
     assert _lines(path)[0]["command"][2] == "postgresql://***@host:5432/db"
-    for plain in ("http://host:80/a@b", "jetson=nvidia@10.0.0.7", "a: b@c"):
+    for secret, shown in {
+        "postgresql://me:p@ss/w@host/db": "postgresql://***@host/db",
+        "https://t0ken@host/x": "https://***@host/x",
+        "https://host/x?a=1&access_token=t0ken&b=2": "https://host/x?a=1&access_token=***&b=2",
+        "postgresql://host/db?password=s3cret": "postgresql://host/db?password=***",
+        json.dumps({"url": 'a://me:s3"cret@host', "mail": "b@c"}): '{"url": "a://***@host", "mail": "b@c"}',
+    }.items():
+        assert log.without_secrets(secret) == shown
+    for plain in ("http://host:80/a@b", "https://host/a@b?c=token", "jetson=nvidia@10.0.0.7", "a: b@c"):
         assert log.without_secrets(plain) == plain
 
 

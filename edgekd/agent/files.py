@@ -12,11 +12,14 @@ from typing import IO, TYPE_CHECKING, Any, Dict, Iterator, Mapping
 
 import numpy as np
 
+from edgekd.agent import npy
 from edgekd.agent.errors import AgentError
 
 if TYPE_CHECKING:
     from edgekd.agent.backends import Array
 
+LARGEST_JSON = 64 << 20
+"""Bytes of a JSON file that are read."""
 _CHUNK = 1 << 20
 
 
@@ -54,13 +57,16 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        AgentError: There is no such file, or it is not JSON.
+        AgentError: There is no such file, it is not JSON, or very large.
     """
     try:
+        size = path.stat().st_size
+        if size > LARGEST_JSON:
+            raise ValueError("%d MB, at most %d MB are read" % (size / 1e6, LARGEST_JSON / 1e6))
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AgentError("there is no file %s" % path) from None
-    except ValueError as error:  # also UnicodeDecodeError and JSONDecodeError
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError and JSONDecodeError
         raise AgentError("%s is not JSON: %s" % (path, error)) from error
 
 
@@ -82,13 +88,8 @@ def read_npz(path: Path) -> Dict[str, Array]:
         AgentError: There is no such file, or it is not an .npz of plain arrays.
     """
     try:
-        arrays = {}
-        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-            for name in archive.namelist():
-                with archive.open(name) as member:
-                    arrays[name[: -len(".npy")]] = np.lib.format.read_array(member, allow_pickle=False)
-        return arrays
+        return npy.arrays(path)
     except FileNotFoundError:
         raise AgentError("there is no file %s" % path) from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError) as error:
         raise AgentError("%s is not an .npz of plain arrays: %s" % (path, error)) from error

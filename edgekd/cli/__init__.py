@@ -17,6 +17,7 @@ import click
 from edgekd import error_codes
 from edgekd.cli.complaint import complain
 from edgekd.errors import EdgekdError, StageError, UsageError
+from edgekd.log import without_secrets
 from edgekd.version import __version__
 
 INTERRUPTED = 130
@@ -132,5 +133,5 @@ def _interrupt(_: int, __: FrameType | None) -> None:
 
 def _keep_traceback(error: BaseException) -> str:
     with tempfile.NamedTemporaryFile("w", prefix="edgekd-error-", suffix=".txt", delete=False) as file:
-        traceback.print_exception(error, file=file)
+        file.write(without_secrets("".join(traceback.format_exception(error))))
     return file.name

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from edgekd.log import without_secrets
+
 
 def complain(code: str, message: str, exit_code: int, *, log: Path | None = None, as_json: bool = False) -> int:
     """Tell an error, and return its exit code.
@@ -16,6 +18,7 @@ def complain(code: str, message: str, exit_code: int, *, log: Path | None = None
         log: what the run that failed has logged.
         as_json: print {"error": {"code", "message", "exit_code", "log"}} on standard output.
     """
+    message = without_secrets(message)
     if as_json:
         error = {"code": code, "message": message, "exit_code": exit_code, "log": str(log) if log else None}
         click.echo(json.dumps({"error": error}, indent=1))

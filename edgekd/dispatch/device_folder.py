@@ -17,6 +17,8 @@ from edgekd.stage import Progress
 
 RESULTS_BYTES = 64 << 20
 """Room for results and temporary files, besides what is sent."""
+LARGEST_RESULTS_BYTES = 16 << 30
+"""So much is taken from a device, whatever it announces."""
 AGENT, MANIFEST = "agent.pyz", "manifest.json"
 LARGE_BYTES = 16 << 20
 """A file that is so large is looked at while it is on its way."""
@@ -139,8 +141,11 @@ class DeviceFolder:
         def watch(written: str) -> None:
             del written
             arrived = sum(path.stat().st_size for path in into.rglob("*") if path.is_file())
-            if arrived > total + RESULTS_BYTES:
-                raise RemoteError(f"{self.connection.address}: it sends more than the {total} bytes that it announced")
+            if arrived > min(total, LARGEST_RESULTS_BYTES) + RESULTS_BYTES:
+                raise RemoteError(
+                    f"{self.connection.address}: it sends more than the {total} bytes that it announced, or more than "
+                    f"{LARGEST_RESULTS_BYTES} bytes"
+                )
             progress(min(arrived, total), total, "fetching results")
 
         def get() -> None:

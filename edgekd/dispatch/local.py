@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from edgekd.stage import Progress
 
 END_SECONDS = 15.0
 """So long may an agent that took too long take to end its children and set clocks back."""
+LONGEST_LINE = 16 << 20
+"""Characters of a line that are heard together."""
 
 
 class MeasurementError(StageError):
@@ -55,10 +58,11 @@ def measure(job: Path, out: Path, *, timeout_s: float, progress: Progress, pytho
         timers = [threading.Timer(timeout_s, process.terminate), threading.Timer(timeout_s + END_SECONDS, process.kill)]
         started = time.monotonic()
         assert process.stdout is not None
+        lines = iter(partial(process.stdout.readline, LONGEST_LINE), "")
         try:
             for timer in timers:
                 timer.start()
-            for line in process.stdout:
+            for line in lines:
                 hearing.take(line)
             code = process.wait()
         finally:

@@ -36,6 +36,7 @@ PATIENCE_SECONDS = 300.0
 _ATTEMPTS = 100
 _POLL_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 15.0
+_LONGEST_LINE = 16 << 20
 _LOST = 255
 """The exit code with which ssh says that it failed itself."""
 
@@ -125,6 +126,8 @@ class Connection:
                     return
                 heard = now
                 *whole, pending = (pending + data).split(b"\n")
+                if len(pending) > _LONGEST_LINE:
+                    raise RemoteError(f"{self.address}: it sends a line of more than {_LONGEST_LINE} bytes")
                 yield from (line.decode("utf-8", "replace") for line in whole)
 
     def patiently(self, action: Callable[[], T], say: Callable[[str], None]) -> T:

@@ -7,7 +7,6 @@ SHA-256 where it arrives.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 import time
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.address import Address
-from edgekd.agent.files import sha256, write_json
+from edgekd.agent.errors import AgentError
+from edgekd.agent.files import read_json, sha256, write_json
 from edgekd.dispatch import probing
 from edgekd.dispatch.device_folder import AGENT, MANIFEST, DeviceFolder, device_folder, inspect
 from edgekd.dispatch.hearing import Hearing, ending, too_long
@@ -166,9 +166,9 @@ def _fetch(folder: DeviceFolder, out: Path, results: Mapping[str, Any], progress
 def _listed(measurement: Path) -> dict[str, str]:
     """Return the SHA-256 of a measurement's files by their path in the device's folder."""
     try:
-        files = json.loads(measurement.read_text(encoding="utf-8"))["files"]
+        files = read_json(measurement)["files"]
         return {f"out/{name}": str(digest) for name, digest in files.items()}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (AgentError, LookupError, TypeError, AttributeError) as error:
         raise RemoteError(f"measurement.json of the device does not list its files: {error!r:.100}") from error
 
 

@@ -149,8 +149,8 @@ class Reader:
 
     def _array(self, path: Path, resident: bool) -> Tensor | np.ndarray:
         if resident:
-            return torch.from_numpy(np.load(path)).to(self._device)
-        array: np.ndarray = np.load(path, mmap_mode="r")
+            return torch.from_numpy(np.load(path, allow_pickle=False)).to(self._device)
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         return array
 
     def _rows(self, array: Tensor | np.ndarray, samples: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from edgekd.document.reading import Document, override, read
 __all__ = ["DocumentError", "Frozen", "Problem", "check_dict", "load", "parse", "suggest"]
 
 M = TypeVar("M", bound=BaseModel)
+LARGEST_BYTES = 256 << 10
+"""Of a file that people write."""
 
 
 def load(path: Path, model: type[M], overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> M:
@@ -33,6 +35,8 @@ def load(path: Path, model: type[M], overrides: Sequence[str] = (), defaults: Ma
         DocumentError: The file cannot be read or is not a valid document; all its problems are told.
     """
     try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise DocumentError(str(path), [Problem(str(path), None, "", f"is larger than {LARGEST_BYTES >> 10} KiB")])
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DocumentError(str(path), [Problem(str(path), None, "", f"is not UTF-8 text: {error.reason}")]) from error

@@ -43,6 +43,8 @@ _ALLOWED = {
     "string_pattern_mismatch": "text that matches {pattern}",
 }
 
+_EXPLAINED = 200  # a document with more errors is something else
+
 
 @dataclass(frozen=True)
 class _Branch:
@@ -65,7 +67,7 @@ class _Finding:
 
 def explain(error: ValidationError, model: type[BaseModel], document: Document) -> list[Problem]:
     """Return the problems that a failed validation of a document's data found."""
-    details = error.errors(include_url=False)
+    details = error.errors(include_url=False)[:_EXPLAINED]
     located = [_Finding(_steps(detail, document.data), (detail,)) for detail in details]
     problems = []
     for finding in _one_per_union(located, 0):

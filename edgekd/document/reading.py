@@ -14,7 +14,8 @@ import yaml
 from edgekd.document.problem import Problem
 
 Key = tuple[str | int, ...]
-_LARGEST = 100_000  # nodes; aliases of aliases could otherwise expand without end
+_LARGEST = 10_000  # nodes; aliases of aliases could otherwise expand without end
+_DEEPEST = 50  # levels
 _CORE = "tag:yaml.org,2002:"
 _MERGE = _CORE + "merge"
 
@@ -169,14 +170,10 @@ class _Builder:
         here = self.place(node)
         self.document.places[key] = here
         self.nodes += 1
-        if node in self.parents or self.nodes >= _LARGEST:
-            if node in self.parents:
-                self.document.problem(here, key, "an alias includes itself")
-            elif self.nodes == _LARGEST:
-                self.document.problem(here, key, f"the document is too large: {_LARGEST} values")
-            return None
-        if not isinstance(node, yaml.ScalarNode) and node.tag not in (_CORE + "seq", _CORE + "map"):
-            self.document.problem(here, key, f"the tag {node.tag.replace(_CORE, '!!')} is not known")
+        refused = self.refusal(node)
+        if refused is not None:
+            if refused:
+                self.document.problem(here, key, refused)
             return None
         self.parents.append(node)
         try:
@@ -193,6 +190,18 @@ class _Builder:
             return None
         finally:
             self.parents.pop()
+
+    def refusal(self, node: yaml.Node) -> str | None:
+        """Return why a node is not read, None where it is; beyond the largest document it is told once, then ""."""
+        if node in self.parents:
+            return "an alias includes itself"
+        if self.nodes >= _LARGEST:
+            return f"the document is too large: {_LARGEST} values" if self.nodes == _LARGEST else ""
+        if len(self.parents) >= _DEEPEST:
+            return f"nested too deeply: more than {_DEEPEST} levels"
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in (_CORE + "seq", _CORE + "map"):
+            return f"the tag {node.tag.replace(_CORE, '!!')} is not known"
+        return None
 
     def mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
         """Return a mapping: what `<<` merges into it, then its own keys, which win."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgekd.document import suggest
@@ -133,7 +134,7 @@ def load(folder: Path) -> Template:
             {name: _sizes(sizes) for name, sizes in content["values"].items()},
             {(node, attribute): _sizes(sizes) for node, attribute, sizes in content["attributes"]},
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, DecodeError) as error:
         raise UsageError(f"{folder} holds no template of a network: {type(error).__name__}: {error}") from error
 
 

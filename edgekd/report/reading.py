@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from edgekd.agent import npy
+from edgekd.agent.files import LARGEST_JSON
 from edgekd.errors import EdgekdError
 
 Arrays = dict[str, NDArray[Any]]
 
-LARGEST_JSON = 64 * 2**20  # bytes
 LARGEST_NPZ = 2 * 2**30  # bytes, unpacked: a small archive may hold a very large one
 _DEEPEST = 50  # levels of JSON
-_BROKEN = (OSError, ValueError, EOFError, KeyError, TypeError, OverflowError, MemoryError, RuntimeError, SyntaxError)
-"""What zipfile and numpy raise on archives that are damaged, encrypted, or of a kind they do not know."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,41 +62,9 @@ def _is_text(text: str) -> bool:
 def read_arrays(path: Path) -> Arrays:
     """Read an npz of plain arrays: numbers, truth values or text, no objects, at most 2 GiB of them."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            size = sum(member.file_size for member in members)
-            if size > LARGEST_NPZ:
-                raise EdgekdError(
-                    f"{path} unpacks to {size / 1e9:.1f} GB; at most {LARGEST_NPZ / 1e9:.1f} GB are read."
-                )
-            return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
-    except (*_BROKEN, zipfile.BadZipFile, zlib.error) as error:
+        return npy.arrays(path, largest=LARGEST_NPZ)
+    except (ValueError, OSError) as error:
         raise EdgekdError(f"{path} cannot be read as an npz of arrays: {error}") from error
-
-
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
-    """Read a member whose header says no more than is there: numpy would make room for whatever it says."""
-    with archive.open(member) as file:
-        shape, column_major, dtype = _header(file)
-        content = file.read()
-    count = 1
-    for length in shape:
-        count *= length
-    if dtype.hasobject:
-        raise ValueError(f"{member.filename} holds objects")
-    if min(shape, default=0) < 0 or count * dtype.itemsize != len(content):
-        raise ValueError(f"{member.filename} holds {len(content)} bytes, not {dtype} of shape {shape}")
-    array: NDArray[Any] = np.frombuffer(bytearray(content), dtype)
-    return array.reshape(shape, order="F" if column_major else "C")
-
-
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = npy.read_magic(file)
-    if version == (1, 0):
-        return npy.read_array_header_1_0(file)
-    if version == (2, 0):
-        return npy.read_array_header_2_0(file)
-    raise ValueError(f"npy of version {version}")
 
 
 def inside(folder: Path, name: str) -> Path:

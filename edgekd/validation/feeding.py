@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd import data as datasets
+from edgekd.agent import npy
 from edgekd.errors import UsageError
 from edgekd.graph.feeding import batched_inputs, random_inputs
 from edgekd.graph.lint import Port
@@ -86,22 +87,19 @@ def _own_arrays(ports: Sequence[Port], path: Path) -> dict[str, Array] | None:
     wanted = {port.name for port in ports}
     if path.suffix == ".npz" and path.is_file():
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                if not wanted <= set(archive.files):
-                    return None
-                if sum(entry.file_size for entry in archive.zip.infolist()) > LARGEST_NPZ:
-                    raise UsageError(
-                        f"--data {path}: more than {LARGEST_NPZ / 1e9:.0f} GB unpacked; give a folder with one .npy "
-                        "for each input, which is read as it is used"
-                    )
-                return {name: archive[name] for name in archive.files if name in wanted or name in LABELS}
-        except (OSError, ValueError, EOFError) as error:
-            raise UsageError(f"--data {path}: no readable .npz ({error})") from error
+            if not wanted <= set(npy.names(path)):
+                return None
+            return npy.arrays(path, [*wanted, *LABELS], LARGEST_NPZ)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"--data {path}: no readable .npz ({error}); of more give a folder with one .npy for each input, "
+                "which is read as it is used"
+            ) from error
     if path.is_dir() and all((path / f"{name}.npy").is_file() for name in wanted):
         names = [*wanted, *(name for name in LABELS if (path / f"{name}.npy").is_file())]
         try:
-            return {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
-        except (OSError, ValueError, EOFError) as error:
+            return {name: npy.mapped(path / f"{name}.npy") for name in names}
+        except (OSError, ValueError) as error:
             raise UsageError(f"--data {path}: no readable .npy ({error})") from error
     return None
 

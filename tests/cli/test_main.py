@@ -79,6 +79,25 @@ def test_an_error_is_told_on_standard_error_with_its_exit_code(edgekd, monkeypat
     assert (outcome.code, outcome.out, outcome.err) == (code, "", told)
 
 
+@pytest.mark.parametrize("kind", [UsageError, RuntimeError])
+def test_no_error_names_a_password(monkeypatch, capsys, kind):
+    def fail(_: object) -> None:
+        raise kind("postgresql://me:s3cret@host/db is down")
+
+    monkeypatch.setattr("edgekd.recipe.find", fail)
+    for arguments in (["recipe", "show"], ["recipe", "list", "--json", "postgresql://me:s3cret@host"]):
+        monkeypatch.setattr(sys, "argv", ["edgekd", *arguments])
+        with pytest.raises(SystemExit):
+            cli.main()
+        told = "".join(capsys.readouterr())
+        kept = Path(told.split()[-1])
+        if kind is RuntimeError and "show" in arguments:
+            told += kept.read_text()
+            kept.unlink()
+        assert "postgresql://***@host" in told
+        assert "s3cret" not in told
+
+
 def test_a_bug_is_told_in_one_line_and_its_traceback_kept(monkeypatch, capsys):
     monkeypatch.setattr("edgekd.recipe.find", lambda name: 1 // 0)
     monkeypatch.setattr(sys, "argv", ["edgekd", "recipe", "show"])

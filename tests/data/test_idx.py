@@ -74,3 +74,18 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path) -> None:
             idx.read(path)
     with pytest.raises(UsageError, match="absent: cannot be read: No such file"):
         idx.read(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\0\0\x08\x03" + b"\xff" * 12, "GB; of a file of its size at most"),
+        (gzip.compress(b"\0\0\x08\x02" + b"\xff\xff\xff\xff\0\0\xff\xff"), "GB; of a file of its size at most"),
+        (b"\0\0\x08\xff" + b"\xff" * 1020, "it has 255 axes"),
+        (b"\0\0\x08\x03\0\0\0\0" + b"\xff" * 8, "is empty"),
+    ],
+)
+def test_a_header_that_asks_for_too_much_gets_no_room(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        idx.read(tmp_path / "a")

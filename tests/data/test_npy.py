@@ -92,7 +92,7 @@ large[7, 0] = 1e300
         ({"x_train": np.zeros((60, 6, 5), bool), "x_test": np.ones((12, 6, 5), bool)}, "x_train.npy: is bool; it must"),
         ({"x_train": np.asfortranarray(np.zeros((60, 6, 5), np.uint8))}, "(Fortran order); save numpy.ascontiguousarr"),
         ({"y_train": np.eye(60)}, "y_train.npy: labels have shape (60, 60); one-hot labels become indices"),
-        ({"x_train": np.array([None] * 60)}, "x_train.npy: has pickled Python objects, which are never read"),
+        ({"x_train": np.array([None] * 60)}, "holds pickled Python objects, which are never read"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(root: Path, changes: dict[str, np.ndarray | None], message: str) -> None:
@@ -121,7 +121,7 @@ def test_damaged_files_are_refused(root: Path) -> None:
     other = bytearray(whole)
     other[20] ^= 0xFF
     for damaged, message in {
-        whole[:-1]: r"is damaged or truncated \(1927 bytes\): mmap length is greater than file size",
+        whole[:-1]: r"is damaged or truncated \(1927 bytes\): its header says 1800 bytes, 1799 are there",
         whole[:40]: r"is damaged or truncated \(40 bytes\)",
         bytes(other): r"is damaged or truncated \(1928 bytes\)",
         b"": r"is no npy file; save one array with numpy.save",

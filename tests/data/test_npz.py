@@ -129,7 +129,7 @@ nan[31, 2] = np.nan
         ({"x_test": np.zeros((12, 1, 6, 5), np.float32)}, "only some inputs are uint8"),
         ({"x_train": nan, "x_test": np.zeros((12, 5))}, "the inputs of sample 31 have values that are not finite"),
         ({"x_train": np.zeros((40, 5), bool), "x_test": np.zeros((12, 5), bool)}, "x_train: is bool; it must be uint8"),
-        ({"x_train": np.array([None] * 40)}, "has pickled Python objects, which are never read"),
+        ({"x_train": np.array([None] * 40)}, "holds pickled Python objects, which are never read"),
         ({"x_train": np.zeros((40, 3, 6, 3), np.uint8)}, "it cannot be told where the channels are"),
     ],
 )

@@ -392,6 +392,18 @@ def test_a_measurement_that_lists_no_files(board: Device, tmp_path: Path) -> Non
     Run(tmp_path, board).fails("measurement.json of the device does not list its files")
 
 
+def test_a_device_that_sends_without_end(board: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it announces, no more is taken; the limits are lowered here instead."""
+    monkeypatch.setattr(device_folder, "LARGEST_RESULTS_BYTES", -device_folder.RESULTS_BYTES)
+    Run(tmp_path, board).fails("it sends more than the .* bytes that it announced, or more than")
+
+
+def test_a_line_without_end(board: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_LONGEST_LINE", 100)
+    with remote.connect(board.address) as connection, pytest.raises(RemoteError, match="a line of more than 100 bytes"):
+        list(connection.lines("head -c 1000 /dev/zero; sleep 5", time.monotonic() + 30))
+
+
 def test_a_folder_that_somebody_removes(board: Device, tmp_path: Path) -> None:
     board.hook(WAIT)
     run = Run(tmp_path, board, **SHORT)

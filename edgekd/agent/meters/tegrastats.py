@@ -26,6 +26,7 @@ from edgekd.agent.rails import total_of
 _PERIOD_S = 0.1
 _SILENT_PERIODS = 5
 _START_SECONDS = 5.0
+_LONGEST_LINE = 1 << 16
 
 # The whole token must be there, up to the white space behind it: what is cut may be another number.
 _RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*) (-?[0-9]{1,9})(?:mW)?(?:/-?[0-9]{1,9}(?:mW)?){1,2}(?=\s)")
@@ -107,7 +108,8 @@ class Tegrastats:
             data = os.read(descriptor, 1 << 20)  # more than a pipe holds
             if not data:
                 raise AgentError("tegrastats ended (exit code %s)%s" % (self._child.wait(), self._last_words()))
-            *lines, self._pending = (self._pending + data).split(b"\n")
+            *lines, rest = (self._pending + data).split(b"\n")
+            self._pending = rest[:_LONGEST_LINE]
             texts = [line.decode("utf-8", "replace") + "\n" for line in lines]
             # Lines that waited in the pipe are old: their time is not now.
             found: List[Dict[str, float]] = [rails for rails in map(parse, texts) if rails]

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from edgekd.agent import npy
 from edgekd.data.loading.arrays import Array
 from edgekd.errors import UsageError
 from edgekd.stage import Progress, silent
@@ -83,9 +83,8 @@ class Findings:
 def _read(path: Path) -> Mapping[str, Array] | None:
     """Return what is kept; nothing where it is damaged, and it is then found again."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return npy.arrays(path)
+    except (OSError, ValueError):
         return None
 
 

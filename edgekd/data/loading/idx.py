@@ -11,10 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
+from edgekd.agent.npy import most_unpacked
 from edgekd.data.loading.arrays import Array
 from edgekd.errors import UsageError
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_MOST_AXES = 8
 _GZIP = b"\x1f\x8b"
 
 
@@ -50,11 +52,19 @@ def _parse(file: _Readable, path: Path) -> Array:
         raise UsageError(
             f"{path}: is no IDX file: it begins with {magic.hex() or 'nothing'}, not with 0000, type, axes"
         )
+    if magic[3] > _MOST_AXES:
+        raise UsageError(f"{path}: is no IDX file that numpy can hold: it has {magic[3]} axes")
     sizes = file.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
         raise UsageError(f"{path}: is truncated: expected a header of {4 + 4 * magic[3]} bytes, found {4 + len(sizes)}")
     shape, dtype = struct.unpack(f">{magic[3]}I", sizes), np.dtype(_TYPES[magic[2]])
     expected = math.prod(shape) * dtype.itemsize
+    most = most_unpacked(path.stat().st_size)
+    if expected > most:
+        raise UsageError(
+            f"{path}: its header says {dtype.name} {shape}, {expected / 1e9:.1f} GB; of a file of its size at most "
+            f"{most / 1e9:.1f} GB are read"
+        )
     content = file.read(expected)
     rest = len(file.read(1)) if len(content) == expected else 0
     if rest or len(content) != expected:
@@ -63,4 +73,6 @@ def _parse(file: _Readable, path: Path) -> Array:
             f"{path}: is {'oversized' if rest else 'truncated'}: its header says {dtype.name} {shape}, "
             f"expected {expected} bytes of values, found {found}"
         )
+    if not expected:
+        raise UsageError(f"{path}: is empty: its header says {dtype.name} {shape}")
     return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)

@@ -82,5 +82,7 @@ def _image(file: Path | IO[bytes], where: str) -> Image.Image:
         return Image.open(file)
     except UnidentifiedImageError as error:
         raise UsageError(f"{where}: is no image") from error
+    except Image.DecompressionBombError as error:
+        raise UsageError(f"{where}: {error}") from error
     except OSError as error:
         raise UsageError(f"{where}: cannot be read: {error.strerror or error}") from error

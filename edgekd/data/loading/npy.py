@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.agent import npy
 from edgekd.data.loading.arrays import Array, Source, Split, pixel_preprocessing
 from edgekd.data.loading.checking import check_labels, class_names, finite
 from edgekd.data.loading.findings import Findings
@@ -164,22 +165,17 @@ def _present(root: Path) -> list[str]:
 
 
 def _mapped(path: Path) -> np.memmap[Any, Any]:
-    """Return a file's array, mapped: numpy checks its header, and that the file is as long as that says."""
+    """Return a file's array, mapped: its header is checked, and that the file is as long as that says."""
     try:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise UsageError(f"{path}: is no npy file; save one array with numpy.save")
-        mapped: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return npy.mapped(path)
     except ValueError as error:
-        if "object" not in str(error):
-            raise UsageError(f"{path}: is damaged or truncated ({path.stat().st_size} bytes): {error}") from error
-        raise UsageError(
-            f"{path}: has pickled Python objects, which are never read because they can run code; "
-            "save an array of numbers (not of dtype object) with numpy.save"
-        ) from error
-    except (OSError, EOFError) as error:
-        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return mapped
+        mend = "; save an array of numbers (not of dtype object) with numpy.save" if "pickle" in str(error) else ""
+        raise UsageError(f"{path}: is damaged or truncated ({path.stat().st_size} bytes): {error}{mend}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _whole(path: Path) -> Array:

@@ -9,14 +9,13 @@ Labels are integers (N,), counted from 0. Nothing pickled is read.
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
+from edgekd.agent import npy
 from edgekd.data.loading.arrays import Array, Arrays, Source, Split, pixel_preprocessing, pixels
 from edgekd.data.loading.checking import check_labels, class_names
 from edgekd.document import suggest
@@ -34,9 +33,9 @@ def describe(path: Path) -> str:
     Raises:
         UsageError: It is not there, is no npz, or lacks an array.
     """
-    with _opened(path) as archive:
-        _check_keys(archive.files, NEEDED, path)
-        return f"{path} with {', '.join(archive.files)}"
+    present = _names(path)
+    _check_keys(present, NEEDED, path)
+    return f"{path} with {', '.join(present)}"
 
 
 def load(path: Path) -> Source:
@@ -45,10 +44,11 @@ def load(path: Path) -> Source:
     Raises:
         UsageError: The file is not there or damaged, or an array is missing or cannot be used.
     """
-    with _opened(path) as archive:
-        held = next((pair for pair in VALIDATION if pair[0] in archive.files), ())
-        names = archive["classes"].astype(str).tolist() if "classes" in archive.files else None
-    content = arrays(path, (*NEEDED, *held))
+    present = _names(path)
+    held = next((pair for pair in VALIDATION if pair[0] in present), ())
+    named = ("classes",) if "classes" in present else ()
+    content = arrays(path, (*NEEDED, *held, *named))
+    names = content["classes"].astype(str).tolist() if named else None
     classes = tuple(names) if names is not None else class_names(content["y_train"], str(path))
     kinds = {key: content[key].dtype for key in content if key.startswith("x")}
     if len({kind == np.uint8 for kind in kinds.values()}) > 1:
@@ -70,9 +70,14 @@ def arrays(path: Path, keys: Sequence[str]) -> Arrays:
     Raises:
         UsageError: The file is not there or damaged, or an array is missing or pickled.
     """
-    with _opened(path) as archive:
-        _check_keys(archive.files, keys, path)
-        return {key: archive[key] for key in keys}
+    _check_keys(_names(path), keys, path)
+    with _told(path):
+        return npy.arrays(path, keys)
+
+
+def _names(path: Path) -> list[str]:
+    with _told(path):
+        return npy.names(path)
 
 
 def network_inputs(array: Array, where: str) -> Array:
@@ -115,27 +120,19 @@ def _check_keys(present: Sequence[str], keys: Sequence[str], path: Path) -> None
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[NpzFile]:
-    """Open an npz file and translate everything that can be wrong with it, also while it is read."""
+def _told(path: Path) -> Iterator[None]:
+    """Translate everything that can be wrong with an npz file."""
     try:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) == MAGIC:
                 raise UsageError(f"{path}: is a single array (.npy); save several with numpy.savez")
             if not zipfile.is_zipfile(file):
                 raise UsageError(f"{path}: is no npz file, or is truncated ({path.stat().st_size} bytes)")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                yield archive
+        yield
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file") from error
     except ValueError as error:
-        if "pickle" not in str(error):
-            raise UsageError(f"{path}: is damaged: {error}") from error
-        raise UsageError(
-            f"{path}: has pickled Python objects, which are never read because they can run code; "
-            "save arrays of numbers (not of dtype object) with numpy.savez"
-        ) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise UsageError(f"{path}: is damaged: {error or 'it ends too early'}") from error
+        mend = "; save arrays of numbers (not of dtype object) with numpy.savez" if "pickle" in str(error) else ""
+        raise UsageError(f"{path}: is damaged: {error}{mend}") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.agent import npy
 from edgekd.data.loading import images
 from edgekd.data.loading.arrays import Array
 from edgekd.data.loading.findings import Findings
@@ -27,6 +28,7 @@ IMAGE, ARRAY = "image", "array"
 PIXEL = np.dtype(np.uint8).str
 _INPUTS = frozenset({*(suffix[1:] for suffix in images.SUFFIXES), "npy"})
 _LABELS = ("cls", "json")
+_LARGEST_LABEL = 2**31
 _TOLD = 1000  # members between two signs of life
 
 
@@ -93,12 +95,9 @@ def array_of(content: bytes, where: str) -> Array:
         UsageError: It is none.
     """
     try:
-        array = np.load(BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        return npy.array(BytesIO(content), len(content))
+    except ValueError as error:
         raise UsageError(f"{where}: is no array of numbers: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise UsageError(f"{where}: is no single array (.npy)")
-    return array
 
 
 @dataclass
@@ -151,13 +150,14 @@ def _members(path: Path) -> Iterator[tuple[str, int, bytes]]:
     end = 0
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            size = os.fstat(file.fileno()).st_size
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
                 end = member.offset_data + -(-member.size // BLOCK) * BLOCK if member.isreg() else member.offset_data
                 suffix = member.name.rpartition("/")[2].partition(".")[2].lower()
                 if member.isreg() and not member.issparse() and suffix in _INPUTS.union(_LABELS):
                     file.seek(member.offset_data)
-                    content = file.read(member.size)
+                    content = file.read(min(member.size, size - member.offset_data))
                     if len(content) < member.size:
                         raise UsageError(
                             f"{path}: is truncated: {member.name} has {len(content)} of {member.size} bytes"
@@ -194,7 +194,7 @@ def _label(content: bytes, suffix: str, where: str, known: int | None) -> int | 
     """Return the label that a member gives; a JSON text need not have one."""
     try:
         value = int(content) if suffix == "cls" else json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         wanted = "an integer" if suffix == "cls" else "JSON"
         raise UsageError(f"{where}: is not {wanted}: {content[:40]!r}") from error
     if suffix == "json":
@@ -202,7 +202,9 @@ def _label(content: bytes, suffix: str, where: str, known: int | None) -> int | 
             return known
         value = value["label"]
         if not isinstance(value, int) or isinstance(value, bool):
-            raise UsageError(f"{where}: the label is {value!r}; it must be an integer")
+            raise UsageError(f"{where}: the label is {value!r:.40}; it must be an integer")
+    if abs(value) > _LARGEST_LABEL:
+        raise UsageError(f"{where}: the label is larger than {_LARGEST_LABEL}")
     return value
 
 
