@@ -9,6 +9,7 @@ result.exit_code, result.report["devices"]["cpu"]["verdict"]
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from edgekd.version import __version__
@@ -29,6 +30,9 @@ _PUBLIC = {
     "run": "edgekd.search.budget",
     "validate": "edgekd.acceptance",
 }
+# ONNX Runtime reads it once, when it is imported: without it, it sends what it runs to its maker (docs/security.md).
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __all__ = ["Recipe", "Result", "__version__", "bench", "explain", "run", "validate"]
 
 

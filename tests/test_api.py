@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ def test_the_public_names_are_all_there_and_no_others():
     assert set(edgekd.__all__) == {*edgekd._PUBLIC, "__version__"}
     assert all(getattr(edgekd, name) is not None for name in edgekd.__all__)
     modules = {path.stem for path in (ROOT / "edgekd").iterdir()}
-    needed = {"annotations", "importlib", "TYPE_CHECKING", "Any"}
+    needed = {"annotations", "importlib", "os", "TYPE_CHECKING", "Any"}
     assert {name for name in vars(edgekd) if not name.startswith("_")} <= {*edgekd.__all__, *modules, *needed}
 
 
@@ -112,3 +113,21 @@ def test_errors_carry_the_exit_code_of_the_command_line():
 def test_one_device_may_be_given_as_text(chain, store, unmeasured, tmp_path):
     result = run(chain.recipe, devices="cpu", out=tmp_path / "run", store=store)
     assert list(result.report["devices"]) == ["cpu"]
+
+
+@pytest.mark.parametrize(("chosen", "seen"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")])
+@pytest.mark.parametrize("package", ["edgekd", "edgekd.agent"])
+def test_the_runtime_is_told_to_send_nothing_unless_its_user_says_otherwise(package, chosen, seen):
+    here = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    code = f"import {package}, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=here | chosen, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert ran.stdout == f"{seen}\n"
+
+
+def test_the_runtime_keeps_nothing_to_be_sent(tmp_path):
+    here = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    code = "import edgekd.graph.parity"  # which imports the runtime
+    subprocess.run([sys.executable, "-c", code], env=here | {"HOME": str(tmp_path)}, cwd=ROOT, check=True)
+    assert list(tmp_path.rglob("*onnxruntime*")) == []

@@ -64,7 +64,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(python: Path | str, *arguments: str | Path, cwd: Path, **environment: str) -> Ran:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "ORT_"))}
     return subprocess.run(
         [python, *arguments], cwd=cwd, env={**clean, **environment}, capture_output=True, text=True, check=False
     )
@@ -197,3 +197,9 @@ def test_an_old_board_without_the_runtime(board: Path, pyz: Path, tmp_path: Path
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: OpenVINO cannot be imported")
     assert "pip install" in ran.stderr
+
+
+def test_the_runtime_keeps_nothing_to_be_sent(pyz: Path, tmp_path: Path) -> None:
+    ran = run(sys.executable, pyz, "probe", "--json", cwd=tmp_path, HOME=str(tmp_path))
+    assert '"onnxruntime"' in ran.stdout
+    assert list(tmp_path.rglob("*onnxruntime*")) == []
