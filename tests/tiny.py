@@ -49,6 +49,8 @@ def shortened(name: str) -> list[str]:
     recipe = Recipe.load(name)
     networks = [f"teachers.{one}" for one in recipe.teachers] or ["teacher"]
     trained = [*networks, "student", *(["prune"] if recipe.options("prune") else [])]
+    if (quantize := recipe.options("quantize")) and "qat" in quantize.mode:
+        trained.append("quantize")
     samples = ["data.train_samples=200", "data.validation=50", "data.test_samples=50"]
     return [*SHORT, *samples, *(f"{one}.epochs=1" for one in trained)]
 
