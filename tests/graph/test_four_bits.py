@@ -67,11 +67,20 @@ def test_a_file_of_4_bit_weights_holds_the_same_integers_and_answers_the_same(na
         assert not parity.check(parity.compare({"logits": expected}, {"logits": actual}), parity.INT8_TOLERANCE)
 
 
-def test_a_file_of_4_bit_weights_is_at_most_0_6_of_one_of_8_bits(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 10)).eval(), torch.rand(32, 128)
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 10)), (128,)),
+        (nn.Sequential(nn.Conv2d(16, 96, 3), nn.ReLU(), nn.Conv2d(96, 96, 3)), (16, 6, 6)),
+    ],
+    ids=["linear", "convolutions"],
+)
+def test_a_file_of_4_bit_weights_is_at_most_0_6_of_one_of_8_bits(
+    model: nn.Module, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    x = torch.rand(32, *shape)
     for bits in (4, 8):
-        exported(model, x, tmp_path / f"{bits}.onnx", bits, 2)
+        exported(model.eval(), x, tmp_path / f"{bits}.onnx", bits, 2)
     four, eight = (inspect(tmp_path / f"{bits}.onnx") for bits in (4, 8))
     assert four.size_bytes <= 0.6 * eight.size_bytes
     assert four.parameters == eight.parameters
