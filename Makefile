@@ -4,7 +4,7 @@ VENV   ?= .venv
 KILLS  ?= 20
 PIP     = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test coverage check soak bench clean
+.PHONY: demo test coverage check docs soak bench clean
 
 demo: $(VENV)/.all          ## the default recipe, from teacher to verdict
 	$(VENV)/bin/edgekd pipeline
@@ -21,6 +21,10 @@ check: $(VENV)/.dev         ## format, lint, types, layers, the agent's Python 3
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/vermin --target=3.8- --no-tips --violations --quiet edgekd/agent
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.dev          ## the documentation as a site, in build/site; a warning is an error
+	$(VENV)/bin/python -m mkdocs build --quiet --strict
 
 soak: export EDGEKD_KILLS = $(KILLS)
 soak: $(VENV)/.dev          ## random kills; KILLS=n sets how many
@@ -41,4 +45,4 @@ $(VENV)/.dev: $(VENV)/.all
 	touch $@
 
 clean:
-	rm -rf $(VENV) .edgekd .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	rm -rf $(VENV) .edgekd build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

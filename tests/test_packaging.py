@@ -46,7 +46,7 @@ def test_the_base_has_no_framework_and_each_extra_what_it_is_for():
     assert _packages(extras["search"]) == {"optuna"}
     assert _packages(extras["postgresql"]) == {"psycopg"}
     assert extras["all"] == ["edgekd[train,openvino,search,postgresql]"]
-    assert "edgekd[all]" in extras["dev"]
+    assert {"edgekd[all]", "edgekd[docs]"} <= set(extras["dev"])
 
 
 def test_every_requirement_has_one_exact_version():
@@ -58,7 +58,7 @@ def test_every_requirement_has_one_exact_version():
     assert pinned["torch"] == "2.13.0"
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "soak"])
+@pytest.mark.parametrize("target", ["demo", "test", "check", "docs", "soak"])
 def test_the_makefile_has_its_targets_and_each_sets_itself_up(target):
     rules = re.findall(rf"^{target}: (.*)$", MAKEFILE, re.MULTILINE)
     assert any("$(VENV)/." in rule for rule in rules)
@@ -66,7 +66,12 @@ def test_the_makefile_has_its_targets_and_each_sets_itself_up(target):
 
 def test_continuous_integration_calls_the_targets():
     script = (ROOT / ".ci" / "run").read_text()
-    assert [line.split()[1] for line in script.splitlines() if line.startswith("make ")] == ["check", "test", "soak"]
+    assert [line.split()[1] for line in script.splitlines() if line.startswith("make ")] == [
+        "check",
+        "docs",
+        "test",
+        "soak",
+    ]
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 

@@ -25,6 +25,7 @@ GIVES = {
     "openvino": "measuring with OpenVINO, on Intel processors, GPUs and NPUs",
     "search": "edgekd search, trials of a recipe's own values",
     "postgresql": "edgekd search on several machines, with one database",
+    "docs": "the documentation as a site",
     "dev": "edgekd's own tests and checks",
 }
 """What each extra is for."""
