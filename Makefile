@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 KILLS  ?= 20
+FUZZ_SECONDS ?= 60
 PIP     = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .PHONY: demo test coverage check docs soak bench clean
@@ -27,7 +28,8 @@ docs: $(VENV)/.dev          ## the documentation as a site, in build/site; a war
 	$(VENV)/bin/python -m mkdocs build --quiet --strict
 
 soak: export EDGEKD_KILLS = $(KILLS)
-soak: $(VENV)/.dev          ## random kills; KILLS=n sets how many
+soak: export EDGEKD_FUZZ_SECONDS = $(FUZZ_SECONDS)
+soak: $(VENV)/.dev          ## kills, faults, fuzz; KILLS=n sets how many, FUZZ_SECONDS=n how long each parser is fed
 	$(VENV)/bin/python -m pytest -m soak --no-header -s
 
 bench: $(VENV)/.dev         ## the figures that the README and docs quote

@@ -24,7 +24,7 @@ from edgekd.artifact import file_digest
 from edgekd.dispatch import archive
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.report import build
-from edgekd.report.evidence import RUN_SCHEMA, read_json, read_measurement
+from edgekd.report.evidence import RUN_SCHEMA, check_seal, read_json, read_measurement
 
 ALLOWED = (
     RESULT_FILE,
@@ -36,8 +36,6 @@ MAX_FILES = 10_000
 _LONGEST_NAME = 100  # characters of a device's
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -126,6 +124,7 @@ def _check_content(path: Path, content: Mapping[str, Any]) -> None:
         raise UsageError(
             f"{path} has schema {content.get('schema')!r}; this edgekd reads {RUN_SCHEMA}: use its version"
         )
+    check_seal(path, content)
     devices = content.get("devices")
     if not isinstance(content.get("run_id"), str) or not isinstance(devices, dict):
         raise UsageError(f"{path} has no run_id or no devices: no run wrote it")

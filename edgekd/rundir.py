@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.artifact import Artifact, digest_of, file_digest, storage_error, write_text
+from edgekd import sealing
+from edgekd.artifact import Artifact, digest_of, file_digest, storage_error
 from edgekd.data import Data
 from edgekd.errors import UsageError
 from edgekd.log import without_secrets
@@ -150,9 +151,9 @@ def _installed() -> dict[str, str]:
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
-    """Write run.json, last of all raw files."""
-    text = json.dumps({"edgekd": __version__, **content}, indent=1, allow_nan=False)
-    write_text(folder / RUN_FILE, without_secrets(text))
+    """Write run.json with its checksum, last of all raw files."""
+    text = json.dumps({"edgekd": __version__, **content}, allow_nan=False)
+    sealing.write(folder / RUN_FILE, json.loads(without_secrets(text)))
 
 
 def model_facts(folder: Path, path: Path) -> dict[str, Any]:

@@ -157,6 +157,7 @@ def test_a_result_completes_its_run(case):
         **{name: data for name, data in before.items() if name != "run.json"}, **expected,
     }  # fmt: skip
     original, completed = json.loads(before["run.json"]), run_json(case.run)
+    assert original.pop("seal") != completed.pop("seal")
     assert completed["devices"].pop("board") == {**original["devices"].pop("board"), "error": None}
     assert completed == original
 
@@ -201,6 +202,7 @@ def test_a_substitute_is_a_device_of_its_own(case, tmp_path):
     assert message.startswith("cpu: a measurement with onnxruntime on the processor was added")
     assert "says nothing of jetson with tensorrt" in message
     completed = run_json(case.run)
+    assert original.pop("seal") != completed.pop("seal")
     cpu = completed["devices"].pop("cpu")
     assert completed == original
     assert cpu["models"] == original["devices"]["jetson"]["models"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -11,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from edgekd import models
-from edgekd.artifact import write_text
+from edgekd import models, sealing
+from edgekd.artifact import file_digest
 from edgekd.errors import StageError
 from edgekd.models import Description
 from edgekd.training import ranks
@@ -26,7 +25,7 @@ def keep(folder: Path, description: Description, model: nn.Module, facts: Mappin
     if ranks.world()[0] == 0:
         folder.mkdir(parents=True, exist_ok=True)
         models.save(folder, description, model.state_dict())
-        write_text(folder / FACTS, json.dumps(facts, allow_nan=False))
+        sealing.write(folder / FACTS, {"facts": facts, "files": _digests(folder)})
 
 
 def kept(folder: Path) -> tuple[Description, nn.Module, dict[str, Any]] | None:
@@ -34,10 +33,16 @@ def kept(folder: Path) -> tuple[Description, nn.Module, dict[str, Any]] | None:
     if not (folder / FACTS).is_file():
         return None
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        return models.describe(folder), models.load(folder), facts
-    except (StageError, OSError, ValueError) as error:
+        known = sealing.read(folder / FACTS)
+        if known["files"] != _digests(folder):
+            raise ValueError("the checksum of a file does not fit")
+        return models.describe(folder), models.load(folder), known["facts"]
+    except (StageError, OSError, ValueError, KeyError) as error:
         logging.getLogger(__name__).warning("%s cannot be used: %s; it is made again", folder, error)
         if ranks.world()[0] == 0:
             shutil.rmtree(folder, ignore_errors=True)
         return None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: file_digest(folder / name) for name in (models.DESCRIPTION, models.WEIGHTS)}

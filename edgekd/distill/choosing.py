@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import softmax
 
 from edgekd import data as datasets
-from edgekd.artifact import CHECKPOINT, Artifact, write_text
+from edgekd import sealing
+from edgekd.artifact import CHECKPOINT, Artifact
 from edgekd.data import Data
 from edgekd.distill.distill import learn
 from edgekd.distill.teachers import Source, frozen, sources
@@ -58,14 +59,17 @@ def _trial(candidate: Source, epochs: int, student: Network, data: Data, inputs:
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / TRIALS
     if kept.is_file():
-        return float(json.loads(kept.read_text(encoding="utf-8")))
+        try:
+            return float(sealing.read(kept)["validation"])
+        except (OSError, ValueError, KeyError) as error:
+            logging.getLogger(__name__).warning("%s cannot be used: %s; the trial is made again", kept, error)
     training = student.model_copy(update={"epochs": epochs})
     distillation = inputs.blocks["distill"]
     assert isinstance(distillation, Distillation)
     model = networks.build(student, networks.describe(student, data), inputs.seed)
     score = float(learn(model, distillation, [candidate], training, data, inputs, folder)["validation"])
     if ranks.world()[0] == 0:
-        write_text(kept, json.dumps(score))
+        sealing.write(kept, {"validation": score})
     return score
 
 

@@ -6,6 +6,7 @@ have the sha256 it was sent with, look as `schema` says, and hold plain arrays.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd import sealing
 from edgekd.agent import PROTOCOL
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.report.integration import Readings, Window
+from edgekd.report.outline import Outline
 from edgekd.report.reading import Arrays, inside, read_arrays, read_json, verify
 from edgekd.report.schema import CONTROL, Energy, EnergyWindows, Latency, Measurement, checked
 
 __all__ = [
-    "CONTROL", "Arrays", "EnergyEvidence", "Evidence", "LatencySamples", "Run", "read_arrays", "read_json",
-    "read_measurement", "read_run",
+    "CONTROL", "Arrays", "EnergyEvidence", "Evidence", "LatencySamples", "Run", "check_seal", "read_arrays",
+    "read_json", "read_measurement", "read_run",
 ]  # fmt: skip
 
 RUN_SCHEMA = 1
@@ -114,6 +117,8 @@ def read_run(folder: Path) -> Run:
             f"It was written by edgekd {content.get('edgekd', 'of an unknown version')}: report it with that version, "
             "or run again."
         )
+    check_seal(path, content)
+    checked(content, Outline, str(path), "complete run")
     labels_path = folder / "labels.npz"
     labels = read_arrays(labels_path) if labels_path.is_file() else {}
     measurements = {}
@@ -123,6 +128,19 @@ def read_run(folder: Path) -> Run:
         if not content["devices"][device].get("error") and (measured / "measurement.json").is_file():
             measurements[device] = read_measurement(measured)
     return Run(folder, content, labels, measurements)
+
+
+def check_seal(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a run.json that was changed after it was written, by a damaged disk or by hand.
+
+    Raises:
+        EdgekdError: Its checksum is not that of its content.
+    """
+    if sealing.SEAL in content and not sealing.fits(content):
+        raise EdgekdError(
+            f"{path} was altered after it was written: its checksum is not that of its content. Copy it again, or run "
+            "again: what is finished is kept in the store."
+        )
 
 
 def read_measurement(folder: Path) -> Evidence:

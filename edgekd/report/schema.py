@@ -249,11 +249,14 @@ class EnergyWindows(Part):
         return self
 
 
-M = TypeVar("M", bound=Part)
+M = TypeVar("M", bound=Frozen)
 
 
-def checked(content: dict[str, Any], model: type[M], source: str) -> M:
+def checked(content: dict[str, Any], model: type[M], source: str, wanted: str = "complete measurement") -> M:
     """Check the content of a file against a model.
+
+    Args:
+        wanted: what the file should be.
 
     Raises:
         EdgekdError: It does not fit; the message names the file and each field.
@@ -265,4 +268,4 @@ def checked(content: dict[str, Any], model: type[M], source: str) -> M:
                     for found in explain(error, model, Document(source, data=content))]  # fmt: skip
         shown = "\n  ".join(problems[:10])
         more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise EdgekdError(f"{source} is not a complete measurement:\n  {shown}{more}\nMeasure again.") from error
+        raise EdgekdError(f"{source} is not a {wanted}:\n  {shown}{more}\nMeasure again.") from error

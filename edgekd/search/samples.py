@@ -77,7 +77,10 @@ def read(kept: Path) -> Timing:
     floors = [0.0]
     for path in sorted(kept.glob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            if path.stem != _name(text):
+                continue
+            content = json.loads(text)
             own = {str(key): Timed(**of) for key, of in content["networks"].items()}
             floors.append(float(content["noise_floor"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -95,4 +98,9 @@ def keep(kept: Path, timing: Timing, under: Mapping[str, Any]) -> None:
         "networks": {name: asdict(timed) for name, timed in timing.networks.items()},
     }
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
-    artifact.write_text(kept / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json", text)
+    artifact.write_text(kept / f"{_name(text)}.json", text)
+
+
+def _name(text: str) -> str:
+    """Return the name of a file by what it holds: one that is damaged has another."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

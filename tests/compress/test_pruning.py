@@ -506,14 +506,17 @@ def test_widths_give_the_network_that_a_ratio_gave(scope):
     assert remove_channels(by_width, Options(widths=asked), SHAPE) == history
 
 
-def test_what_was_kept_and_is_damaged_is_made_again(tmp_path, caplog):
+@pytest.mark.parametrize("file", [models.WEIGHTS, models.DESCRIPTION, resuming.FACTS])
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-3] + b"7" + content[-2:]])
+def test_what_was_kept_and_is_damaged_is_made_again(tmp_path, caplog, file, damage):
     description = digit_net("mlp", widths=[4])
     model = built(description)
     resuming.keep(tmp_path / "cut", description, model, {"a": 1})
     found = resuming.kept(tmp_path / "cut")
     assert (found[0], found[2]) == (description, {"a": 1})
     assert torch.equal(found[1][1].weight, model[1].weight)
-    (tmp_path / "cut" / models.WEIGHTS).write_bytes(b"")
+    path = tmp_path / "cut" / file
+    path.write_bytes(damage(path.read_bytes()))
     assert resuming.kept(tmp_path / "cut") is None
     assert "it is made again" in caplog.text
     assert not (tmp_path / "cut").exists()

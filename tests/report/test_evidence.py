@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekd import rundir
 from edgekd.errors import EdgekdError
 from edgekd.report import build, html, statistics
-from edgekd.report.evidence import read_measurement
+from edgekd.report.evidence import read_measurement, read_run
 from edgekd.report.schema import EnergyWindows, Measurement
 
 from .synthetic import INT8, TEACHER, write_measurement
@@ -72,6 +73,14 @@ def changed(content: dict[str, Any], path: tuple[Any, ...], value: Any, *, remov
     return copy
 
 
+RUN = {
+    "schema": 1, "edgekd": "0.1.0", "recipe": None, "kind": "bench", "run_id": "r", "task": "classification",
+    "inputs": "data", "reference": "teacher", "gates": {"min_speedup": 2}, "devices": {},
+    "variants": {"teacher": {}, "int8": {}}, "stages": [], "provenance": {},
+}  # fmt: skip
+"""run.json."""
+
+
 def reported(folder: Path, tmp_path: Path, content: dict[str, Any], **files: bytes) -> dict[str, Any]:
     """The report of a run with an altered measurement, whose digests are right."""
     run = tmp_path / "run"
@@ -84,11 +93,7 @@ def reported(folder: Path, tmp_path: Path, content: dict[str, Any], **files: byt
                 for file in path.iterdir():
                     (target / path.name / file.name).hardlink_to(file)
         described = {"cpu": {"profile": {}, "scheme": {}, "models": None, "error": None}}
-        (run / "run.json").write_text(json.dumps({
-            "schema": 1, "edgekd": "0.1.0", "recipe": None, "kind": "bench", "run_id": "r", "task": "classification",
-            "inputs": "data", "reference": "teacher", "gates": {"min_speedup": 2}, "devices": described,
-            "variants": {"teacher": {}, "int8": {}}, "stages": [], "provenance": {},
-        }))  # fmt: skip
+        (run / "run.json").write_text(json.dumps({**RUN, "devices": described}))
         np.savez(run / "labels.npz", test=np.arange(20) % 10, validation=np.arange(10))
     for name, data in files.items():
         path = target / "samples" / {"energy": "energy.json", "power": "power.npz", "first": "0.npz"}[name]
@@ -303,3 +308,25 @@ def test_a_truncated_measurement_is_no_json(folder: Path, tmp_path: Path) -> Non
         (tmp_path / "measurement.json").write_text(text[: int(share * len(text))])
         with pytest.raises(EdgekdError, match="cannot be read as JSON"):
             read_measurement(tmp_path)
+
+
+def test_a_digit_of_run_json_that_changed_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    rundir.write(tmp_path, RUN)
+    assert read_run(tmp_path).content["gates"] == {"min_speedup": 2}
+    path.write_text(path.read_text().replace('"min_speedup": 2', '"min_speedup": 3'))
+    with pytest.raises(EdgekdError, match=r"run.json was altered after it was written"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"edgekd": None}, "edgekd"), ({"devices": {"cpu": 3}}, "devices.cpu"), ({"stages": [{}]}, "stages.0.name"),
+     ({"variants": {"a": {"macs": "many"}}}, "variants.a.macs"), ({"gates": {"min_speedup": "x"}}, "gates.min_speedup"),
+     ({"devices": {"cpu": {"error": {"kind": 4}}}}, "devices.cpu.error.kind")],
+)  # fmt: skip
+def test_run_json_that_is_no_run_is_told_field_by_field(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    rundir.write(tmp_path, {**RUN, **change})
+    with pytest.raises(EdgekdError, match=r"run.json is not a complete run") as caught:
+        read_run(tmp_path)
+    assert f"  {told}" in str(caught.value)

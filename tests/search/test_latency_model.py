@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -74,6 +75,12 @@ def test_relative_times_are_predicted_and_what_was_measured_is_not_measured_agai
     gone = json.loads(lost.read_text())["networks"]
     lost.write_text(lost.read_text()[:100])  # as after a full disk
     learned(tmp_path, reference)
+    assert sorted(key for group in formula for key in group) == sorted(gone)
+    formula.clear()
+    harmed = max(folder.glob("*.json"), key=lambda path: len(json.loads(path.read_text())["networks"]))
+    gone = json.loads(harmed.read_text())["networks"]
+    harmed.write_text(re.sub(r"(\d)(?=,\n)", lambda digit: str((int(digit[1]) + 1) % 10), harmed.read_text(), count=1))
+    learned(tmp_path, reference)  # one digit is another, and it is still JSON
     assert sorted(key for group in formula for key in group) == sorted(gone)
 
 
