@@ -95,7 +95,10 @@ def bench(
     opened = artifact.open_store(store or artifact.default_root(), show.say)
     reference = REFERENCE if against is not None else None
     told = {"kind": "bench", "models": {key: str(path) for key, path in files.items()}, "devices": [name]}
-    with recorded(opened, show, "bench", started, **told) as record, rundir.replacing(record.target(out)) as folder:
+    with (
+        recorded(opened, show, "bench", started, None, **told) as record,
+        rundir.replacing(record.target(out)) as folder,
+    ):
         copies = copy_models(folder, files, facts)
         order = Order(
             name, places[name].device, copies, reference, feeds.splits, feeds.latency, measuring, handling.lock_clocks

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgekd import data as datasets
-from edgekd import plugin
+from edgekd import plugin, tracking
 from edgekd.device import Device
 from edgekd.dispatch.placing import Place
 from edgekd.document import suggest
@@ -38,6 +38,7 @@ def check(recipe: Recipe, found: Sequence[str], data_dir: Path | None) -> None:
         *_distillation_problems(recipe),
         *_compression_problems(recipe),
         *_task_problems(recipe),
+        *tracking.problems(recipe.tracking),
         *found,
     ]
     try:

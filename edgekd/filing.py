@@ -55,6 +55,7 @@ def measure(
     """
     files = rundir.export_files(dispatch.folder, job.steps, artifacts)
     orders = [_order(job, name, files, lock_clocks, splits) for name in job.places]
+    job.shop.show.note("measuring", {"devices": list(job.places)})
     return measurement.take_all(dispatch, orders, job.places)
 
 

@@ -36,7 +36,7 @@ class Show:
     Args:
         say: one line.
         working: a long piece of work begins; returns what takes its progress.
-        judging: likewise, what takes the score of each epoch of a student.
+        judging: likewise, what takes the curves of a training, epoch by epoch.
         note: an event by name, with its facts, for logs and for who wants to know more.
     """
 

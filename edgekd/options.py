@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
-from edgekd.document import Frozen
+from edgekd.document import Frozen, suggest
+from edgekd.log import without_secrets
 from edgekd.plugin import nameof
+from edgekd.shipped import shipped_modules
 
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -19,6 +21,26 @@ Temperature = Annotated[float, Field(gt=0, le=100)]
 Reduction = Literal["none", "mean"]
 Name = Annotated[str, BeforeValidator(lambda value: nameof(value) if callable(value) else value)]
 """A name from YAML, or in the Python API the function itself, which is then known by its "package.module:function"."""
+
+
+def _tracker(text: str) -> str:
+    name, known = text.partition("=")[0], shipped_modules("trackers")
+    if name not in known:
+        raise ValueError(f"no tracker {name!r}{suggest(name, known)} (there are: {', '.join(known)})")
+    if without_secrets(text) != text:
+        raise ValueError(
+            f"{name}: a password would be kept in the run's report; leave it to the environment, which {name} reads "
+            "itself"
+        )
+    return text
+
+
+Tracking = Annotated[
+    tuple[Annotated[str, AfterValidator(_tracker)], ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+]
+"""Names of files of `edgekd/trackers`, each with an address (`mlflow=http://host:5000`) or without. One name is a list
+of it."""
 
 
 def _shorthand(value: Any) -> Any:

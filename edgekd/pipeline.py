@@ -173,7 +173,7 @@ def run(
     planned = _planned(prepared)
     making.rehearse(prepared.shop, recipe, planned)
     facts = {"kind": "pipeline", "recipe": recipe.name, "devices": list(prepared.places)}
-    with recorded(prepared.shop.store, prepared.shop.show, recipe.name, started, **facts) as record:
+    with recorded(prepared.shop.store, prepared.shop.show, recipe.name, started, recipe, **facts) as record:
         record.planned(planned)
         shop = replace(prepared.shop, show=record.show, store=record.store)
         return _run(replace(prepared, shop=shop), record, team, handling, out, beyond)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, creat
 
 from edgekd.document import Frozen, check_dict, load, suggest
 from edgekd.errors import UsageError
-from edgekd.options import Data, DataOptions, Gates, Name, Network, NonNegativeInt, Teacher
+from edgekd.options import Data, DataOptions, Gates, Name, Network, NonNegativeInt, Teacher, Tracking
 from edgekd.plugin import look_in
 from edgekd.shipped import shipped
 from edgekd.space import Search
@@ -82,6 +82,8 @@ class Recipe(_Stages):
     gates: Gates = Gates()
     search: Search | None = None
     """What `edgekd search` tries."""
+    tracking: Tracking = ()
+    """Where a run is followed besides its report; nothing that is made depends on it."""
 
     @model_validator(mode="before")
     @classmethod

@@ -9,14 +9,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from edgekd import error_codes, rundir
+from edgekd import error_codes, rundir, tracking
 from edgekd.artifact import Store
 from edgekd.dispatch.measurement import Outcome
 from edgekd.log import Log, path_of, seldom
 from edgekd.making import Show
 from edgekd.plan import Planned
+from edgekd.recipe import Recipe
 from edgekd.report import build
-from edgekd.stage import Progress
+from edgekd.stage import Judged, Progress
+from edgekd.trackers import Run
+from edgekd.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Record:
         run_id: its identity, the name of its folder and of its log.
         show: what the run tells goes here: it is shown, and logged.
         store: the store, whose warnings are logged too.
+        trackers: what follows the run by its log.
     """
 
     run_id: str
@@ -34,6 +38,7 @@ class Record:
     log: Log
     show: Show
     store: Store
+    trackers: Sequence[Tracker] = ()
 
     def target(self, out: Path | str | None) -> Path:
         """Return where the run's folder shall be: where it was asked for, else `runs/` in the store."""
@@ -56,26 +61,45 @@ class Record:
         self.finish(folder, verdicts=verdicts, exit_code=build.exit_code(report))
 
     def finish(self, folder: Path, **facts: Any) -> None:
-        """Write the last line of a run, and put the log into its folder."""
+        """End the log of a run and what follows it, and put the log into the run's folder."""
         self.log.write("finished", **facts)
+        self.ended(folder)
         self.log.keep(folder)
+
+    def ended(self, folder: Path | None = None) -> None:
+        """Let the trackers end, and tell which of them failed.
+
+        Args:
+            folder: of the run, complete but for its place; None where there is none.
+        """
+        for problem in tracking.finish(self.trackers, folder):
+            _warn(self.show, self.log, f"tracking failed, the run did not: {problem}")
 
 
 @contextmanager
-def recorded(store: Store, show: Show, name: str, started: datetime, **facts: Any) -> Iterator[Record]:
+def recorded(
+    store: Store, show: Show, name: str, started: datetime, followed: Recipe | None = None, **facts: Any
+) -> Iterator[Record]:
     """Log a run in the store (`edgekd.log`); once it is finished, its folder has the log, and the store no longer.
 
     Args:
         name: what is run, such as a recipe's name.
+        followed: the recipe that says what follows the run.
         facts: what the first line says of the run, besides its command, versions and machine.
     """
     run_id = rundir.new_id(name, started)
     log = Log(path_of(store.root, run_id), show.say)
     log.write("run", run=run_id, **facts, **rundir.host())
+    trackers: tuple[Tracker, ...] = ()
+    if followed is not None:
+        trackers = tracking.start(followed.tracking, Run(run_id, store.root, log.path, followed.resolved()))
+    logged = replace(store, warn=lambda text: _warn(show, log, text))
+    record = Record(run_id, started, log, _logged(show, log), logged, trackers)
     try:
-        yield Record(run_id, started, log, _logged(show, log), replace(store, warn=lambda text: _warn(show, log, text)))
+        yield record
     except BaseException as error:
         log.ended(error, error_codes.code(error))
+        record.ended()
         raise
     log.done()
 
@@ -99,11 +123,20 @@ def _logged(show: Show, log: Log) -> Show:
 
         return update
 
+    def judging(title: str) -> Judged:
+        judged = show.judging(title)
+
+        def heard(epoch: int, curves: Mapping[str, float]) -> None:
+            log.write("epoch", level="debug", step=title, epoch=epoch, **curves)
+            judged(epoch, curves)
+
+        return heard
+
     def note(event: str, facts: Mapping[str, Any]) -> None:
         show.note(event, facts)
         log.write(event, **facts)
 
-    return replace(show, say=say, working=working, note=note)
+    return replace(show, say=say, working=working, judging=judging, note=note)
 
 
 def _warn(show: Show, log: Log, text: str) -> None:

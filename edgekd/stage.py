@@ -20,15 +20,16 @@ Progress = Callable[[int, int, str], None]
 """`(done, total, text)`, called by long work."""
 
 
-Judged = Callable[[int, float], None]
-"""`(epoch, validation)`, called by a training after each epoch; what it raises ends the training."""
+Judged = Callable[[int, Mapping[str, float]], None]
+"""`(epoch, curves)`, called by a training after each epoch with what that one adds to its curves, `validation` among
+them; what it raises ends the training."""
 
 
 def silent(done: int, total: int, text: str) -> None:
     """Show no progress."""
 
 
-def unjudged(epoch: int, validation: float) -> None:
+def unjudged(epoch: int, curves: Mapping[str, float]) -> None:
     """Let a training go on."""
 
 

@@ -138,7 +138,7 @@ def run(
         made = steps.training_steps(each)
         making.rehearse(shop, each, planning.plan(shop.store, each, made, shop.data, shop.compute))
     facts = {"kind": "study", "recipe": base.name, "methods": [method.name for method in plans], "seeds": seeds}
-    with recorded(shop.store, shop.show, f"study-{base.name}", started, **facts) as record:
+    with recorded(shop.store, shop.show, f"study-{base.name}", started, base, **facts) as record:
         shop = replace(shop, show=record.show, store=record.store)
         return _write(base, plans, range(base.seed, base.seed + seeds), margin_pp, shop, out, record)
 

@@ -45,7 +45,9 @@ def test_the_base_has_no_framework_and_each_extra_what_it_is_for():
     assert _packages(extras["openvino"]) == {"openvino"}
     assert _packages(extras["search"]) == {"optuna"}
     assert _packages(extras["postgresql"]) == {"psycopg"}
-    assert extras["all"] == ["edgekd[train,openvino,search,postgresql]"]
+    assert _packages(extras["mlflow"]) == {"mlflow-skinny", "sqlalchemy", "alembic"}
+    assert _packages(extras["tensorboard"]) == {"tensorboard"}
+    assert extras["all"] == ["edgekd[train,openvino,search,postgresql,mlflow,tensorboard]"]
     assert {"edgekd[all]", "edgekd[docs]"} <= set(extras["dev"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from edgekd.search import budget
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGEKD_DATA", help="Where data sets lie.")
 @click.option("--accelerate-config", type=click.Path(path_type=Path), metavar="FILE",
               help="Accelerate's configuration, for training in parts (FSDP, DeepSpeed) under torchrun.")  # fmt: skip
+@click.option("--tracking", multiple=True, metavar="NAME[=ADDRESS]",
+              help="Follow the run with mlflow or tensorboard, instead of what the recipe says.")  # fmt: skip
 @click.option("--plan", "only_plan", is_flag=True, help="Say what is cached, what will run and why; do nothing.")
 @shown("Print report.json (or the plan) instead of tables.")
 def command(
@@ -39,6 +42,7 @@ def command(
     out: Path | None,
     data_dir: Path | None,
     accelerate_config: Path | None,
+    tracking: Sequence[str],
     only_plan: bool,
     screen: Screen,
 ) -> int:
@@ -46,7 +50,8 @@ def command(
 
     Everything made is kept in the store (.edgekd, or EDGEKD_HOME): a second run makes only what changed, and measures.
     """
-    loaded = Recipe.load(recipe, overrides)
+    followed = [f"tracking={json.dumps(tracking)}"] if tracking else []
+    loaded = Recipe.load(recipe, [*overrides, *followed])
     if only_plan:
         return _plan(loaded, devices, handling, out, data_dir, screen)
     if computing(loaded.compute).rank:  # what it does, the first process tells

@@ -25,6 +25,8 @@ GIVES = {
     "openvino": "measuring with OpenVINO, on Intel processors, GPUs and NPUs",
     "search": "edgekd search, trials of a recipe's own values",
     "postgresql": "edgekd search on several machines, with one database",
+    "mlflow": "tracking: mlflow, runs beside others in MLflow",
+    "tensorboard": "tracking: tensorboard, curves while a network is trained",
     "docs": "the documentation as a site",
     "dev": "edgekd's own tests and checks",
 }

@@ -20,6 +20,10 @@ class Curves:
     validation: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
 
+    def of(self, index: int) -> dict[str, float]:
+        """Return what happened in one epoch, by its place in the lists."""
+        return {name: values[index] for name, values in asdict(self).items() if name != "epoch"}
+
 
 @dataclass
 class State:

@@ -112,12 +112,12 @@ def fit(
         setting = _prepare(model, objective, data, options, accelerator, (seed, view_seed), out, progress)
         try:
             state = _resume(setting)
-            for epoch, score in zip(state.curves.epoch, state.curves.validation, strict=True):
-                judged(epoch, score)
+            for index, epoch in enumerate(state.curves.epoch):
+                judged(epoch, state.curves.of(index))
             while state.epoch < options.epochs and not exhausted(state, options.patience):
                 _epoch(setting, state)
                 _judge(setting, state, data, task)
-                judged(state.epoch, state.curves.validation[-1])
+                judged(state.epoch, state.curves.of(-1))
         finally:
             setting.feed.close()
         return _finish(setting, state, unsharded)

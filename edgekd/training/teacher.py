@@ -52,7 +52,7 @@ def on_labels(
     facts = fit(
         model, Labels(task, label_smoothing=training.label_smoothing), data, task, training,
         accelerator=accelerate(inputs.compute, training.precision), seed=inputs.seed, view_seed=inputs.data_seed,
-        out=out, progress=inputs.progress,
+        out=out, progress=inputs.progress, judged=inputs.judged,
     )  # fmt: skip
     return networks.store(out, description, model, facts)
 

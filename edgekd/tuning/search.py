@@ -83,7 +83,7 @@ def run(
         variations.written, storage or f"sqlite:///{root / 'searches' / name}.db", name, root, data_dir, heartbeat
     )
     facts = {"kind": "search", "recipe": variations.recipe.name, "search": name, "workers": workers}
-    with recorded(shop.store, show, f"search-{variations.recipe.name}", started, **facts) as record:
+    with recorded(shop.store, show, f"search-{variations.recipe.name}", started, variations.recipe, **facts) as record:
         bench = Bench(replace(shop, show=record.show, store=record.store), variations)
         with opened(order.storage, heartbeat) as kept:
             study = _study(kept, name, variations)

@@ -119,8 +119,8 @@ def _judging(variations: Variations, trial: Trial, told: set[int]) -> Judged:
     """
     stops = variations.search.pruner and not trial.user_attrs.get(AS_IT_IS)
 
-    def judged(epoch: int, validation: float) -> None:
-        trial.report(validation, epoch)
+    def judged(epoch: int, curves: Mapping[str, float]) -> None:
+        trial.report(curves["validation"], epoch)
         told.add(epoch)
         if stops and epoch < variations.epochs and trial.should_prune():
             raise Abandoned(f"stopped after epoch {epoch}: half of the trials were better by then")

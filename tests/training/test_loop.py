@@ -99,18 +99,19 @@ def test_an_interrupted_training_ends_with_the_same_bits(form, tmp_path, monkeyp
 
 def test_every_epoch_is_judged_and_told_again_after_an_interruption(tmp_path, monkeypatch):
     at_every_step(monkeypatch)
-    told: list[tuple[int, float]] = []
+    told: list[tuple[int, dict[str, float]]] = []
     _, facts, _ = interrupted(
-        images(), FORMS["sgd"], tmp_path / "cut", [6], judged=lambda epoch, score: told.append((epoch, score))
+        images(), FORMS["sgd"], tmp_path / "cut", [6], judged=lambda epoch, curves: told.append((epoch, curves))
     )
     assert [epoch for epoch, _ in told] == [1, 1, 2, 3, 4, 5]  # 4 steps an epoch: killed in the second one
-    assert [float(f"{score:.6g}") for _, score in told[1:]] == facts["curves"]["validation"]
+    for name in ("validation", "train_loss", "learning_rate"):
+        assert [float(f"{curves[name]:.6g}") for _, curves in told[1:]] == facts["curves"][name]
 
 
 def test_who_is_told_of_an_epoch_may_end_the_training(tmp_path):
     told: list[int] = []
 
-    def judged(epoch: int, score: float) -> None:
+    def judged(epoch: int, curves: dict[str, float]) -> None:
         told.append(epoch)
         if epoch == 2:
             raise Killed
