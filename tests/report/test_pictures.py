@@ -86,13 +86,8 @@ def test_the_reference_is_grey_wherever_it_stands() -> None:
     assert palette.places(report) == {"t": 0, "x": 1, "y": 2}
 
 
-def test_edgekd_report_writes_them_where_it_is_told(chain, edgekd, tmp_path: Path) -> None:
-    told = edgekd("report", chain.result.path, "--plots", tmp_path / "plots")
-    assert told.code == chain.result.exit_code, told.text
-    names = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert {"cpu-plane.png", "cpu-plane.svg", "teacher-curve.svg"} <= names
-    assert f"{len(names) // 2} plots, each as PNG and SVG" in told.text
+def test_a_file_is_no_folder_for_them(make_run: Make, edgekd, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    refused = edgekd("report", chain.result.path, "--plots", tmp_path / "file", "--json")
+    refused = edgekd("report", make_run(), "--plots", tmp_path / "file", "--json")
     assert refused.code == 2
     assert "is a file; name a folder" in json.loads(refused.out)["error"]["message"]
