@@ -14,7 +14,7 @@ import os
 import posixpath
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +35,7 @@ from edgekd.terms import FAMILIES, Pair, Weighting, losses
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+_WIDTH = 92  # characters of a line of text that fit a page
 _LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)#\s]+)(?=[)#])")
 
 
@@ -89,7 +90,9 @@ def reference() -> dict[str, str]:
 def commands() -> str:
     """Every command with the help that it prints."""
     parts = ["# Commands", "What `edgekd COMMAND --help` prints."]
-    for words, command, context in _commands(cli.cli, click.Context(cli.cli, info_name="edgekd", terminal_width=100)):
+    for words, command, context in _commands(
+        cli.cli, click.Context(cli.cli, info_name="edgekd", terminal_width=_WIDTH)
+    ):
         parts += [f"## {words}", _verbatim(command.get_help(context))]
     return "\n\n".join(parts) + "\n"
 
@@ -100,12 +103,12 @@ def _commands(command: click.Command, context: click.Context) -> Iterator[tuple[
         for name in command.list_commands(context):
             own = command.get_command(context, name)
             assert own is not None
-            yield from _commands(own, click.Context(own, context, info_name=name, terminal_width=100))
+            yield from _commands(own, click.Context(own, context, info_name=name, terminal_width=_WIDTH))
 
 
 def recipes() -> str:
     """Every key of a recipe."""
-    stages = {name: found.options for name, found in declared().items()}
+    stages = {name: found.options for name, found in declared().items() if name != "teacher"}  # that is a network too
     parts = [
         "# Recipe",
         "Every key, its default and its limits, as `edgekd recipe check` sees them; `edgekd recipe show --resolved` "
@@ -163,9 +166,14 @@ def python() -> str:
     parts = ["# Python", "The same as the commands, from Python."]
     for name in sorted(set(edgekd.__all__) - {"__version__"}):
         found = getattr(edgekd, name)
-        shown = f"class {name}" if isinstance(found, type) else f"{name}{inspect.signature(found)}"
+        shown = f"class {name}" if isinstance(found, type) else _signature(name, found)
         parts += [f"## {name}", _verbatim(f"{shown}\n\n{textwrap.indent(inspect.getdoc(found) or '', '    ')}")]
     return "\n\n".join(parts) + "\n"
+
+
+def _signature(name: str, function: Callable[..., Any]) -> str:
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", f"{name}{inspect.signature(function)}")
+    return textwrap.fill(text, _WIDTH, subsequent_indent=" " * (len(name) + 1), break_long_words=False)
 
 
 def _sections(named: Mapping[str, type[BaseModel]]) -> dict[str, type[BaseModel]]:
@@ -206,7 +214,7 @@ def _table(model: type[BaseModel], stages: Mapping[str, type[BaseModel]] | None 
         return "It has no keys of its own: `true` or `false`."
     told = _docstrings(model)
     rows = ["| key | may be | default | meaning |", "|---|---|---|---|"]
-    for key, node in properties.items():
+    for key, node in sorted(properties.items(), key=lambda item: item[0] in (stages or {})):  # stages come last
         field = key if key in model.model_fields else f"{key}_"
         about = told.get(field, "")
         if stages and key in stages and model is recipe.Recipe and not about:
@@ -218,7 +226,7 @@ def _table(model: type[BaseModel], stages: Mapping[str, type[BaseModel]] | None 
 
 def _default(node: Mapping[str, Any]) -> str:
     value = node.get("default")
-    return "" if value is None else f"`{json.dumps(value, ensure_ascii=False)}`"
+    return "" if value is None or "$ref" in node else f"`{json.dumps(value, ensure_ascii=False)}`"
 
 
 _WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "`true` or `false`"}
