@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from onnx import ModelProto
+from onnxscript import TracedOnnxFunction
 from torch import Tensor, nn
 
 from edgekd.errors import StageError
@@ -104,7 +107,7 @@ def _to_proto(
 ) -> ModelProto:
     program = capture(model, example)
     try:
-        with _quiet_exporter():
+        with _quiet_exporter(), _translations_read_once():
             exported = torch.onnx.export(
                 program,
                 input_names=list(input_names),
@@ -131,6 +134,24 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _translations_read_once() -> Iterator[None]:
+    """Keep what the exporter reads of the source of its 500 translations; it would read all of it twice an export."""
+    translation: Any = TracedOnnxFunction
+    whole = translation.function_ir
+    if isinstance(whole, property):
+        translation.function_ir = property(partial(_read, whole.fget))
+    try:
+        yield
+    finally:
+        translation.function_ir = whole
+
+
+@cache
+def _read(read: Callable[[Any], Any], translation: Any) -> Any:
+    return read(translation)
 
 
 def _fit_opset(proto: ModelProto, max_opset: int) -> ModelProto:

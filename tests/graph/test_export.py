@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from compress.nets import NETWORKS, build
+from onnxscript import TracedOnnxFunction
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -164,6 +165,22 @@ def test_a_replay_in_another_process_writes_the_same_bytes(tmp_path: Path) -> No
     first = (tmp_path / "first.onnx").read_bytes()
     assert (tmp_path / "second.onnx").read_bytes() == first
     assert (tmp_path / "third.onnx").read_bytes() == first
+
+
+def test_the_source_of_translations_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[TracedOnnxFunction] = []
+    whole = TracedOnnxFunction.function_ir
+
+    def counted(function: TracedOnnxFunction) -> object:
+        read.append(function)
+        return whole.fget(function)
+
+    monkeypatch.setattr(TracedOnnxFunction, "function_ir", property(counted))
+    model = nn.Linear(3, 2)
+    for path in (tmp_path / "first.onnx", tmp_path / "second.onnx"):
+        export(model, torch.zeros(2, 3), path)
+    assert len(read) == len(set(read)) > 100
+    assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
 
 
 def test_the_layout_of_weights_and_inputs_does_not_show(tmp_path: Path) -> None:
