@@ -21,6 +21,7 @@ from .test_budget import NETWORKS, POINTS, described
 from .test_metered import altered
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine")
+PAPER = (700, 1000)  # A4 within its margins, at 96 pixels an inch
 HOSTILE = "<img src=x onerror=console.log(1)>"
 CHART = "Chart.getChart(document.querySelector('[data-chart={}]'))"
 
@@ -135,7 +136,8 @@ def test_the_page_fits_a_phone_is_dark_at_night_and_light_on_paper(page: Page, m
     page.resize(PHONE, prefers_color_scheme="dark")
     assert page.run(shade) != light
     assert page.run(colours) == list(palette.DARK[:4])
-    page.resize(PHONE, kind="print", prefers_color_scheme="dark")
+    page.resize(PAPER, kind="print", prefers_color_scheme="dark")
+    assert page.run("document.documentElement.scrollWidth <= innerWidth")
     assert page.run(shade) == "rgb(255, 255, 255)"
     assert page.run("getComputedStyle(document.querySelector('nav')).display") == "none"
     assert page.printed().startswith(b"%PDF")
