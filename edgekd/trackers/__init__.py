@@ -6,6 +6,7 @@ it raises ends that process, and is told with the run's result.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,12 +26,19 @@ class Run:
         store: the folder of the store.
         log: of the run, while it works.
         recipe: every key of the recipe with its value.
+        signs: the file that a tracker touches while it works; None where nobody waits for it.
     """
 
     run_id: str
     store: Path
     log: Path
     recipe: Mapping[str, Any]
+    signs: Path | None = None
+
+    def sign(self) -> None:
+        """Give a sign of life: whoever does for long is waited for."""
+        if self.signs is not None:
+            os.utime(self.signs)
 
     def artifact(self, line: Mapping[str, Any]) -> Artifact:
         """Return what a step made, of which a line of the log tells."""

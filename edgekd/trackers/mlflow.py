@@ -144,8 +144,10 @@ class MLflow:
         """Keep figures, files and plots of a finished run."""
         for path in (*(path for path in sorted(folder.iterdir()) if path.suffix in KEPT), self._run.log):
             self._client.log_artifact(self._parent, str(path))
-        if (folder / MODELS).is_dir():
-            self._client.log_artifacts(self._parent, str(folder / MODELS), MODELS)
+            self._run.sign()
+        for path in sorted((folder / MODELS).glob("*.onnx")):
+            self._client.log_artifact(self._parent, str(path), MODELS)
+            self._run.sign()
         if (folder / "report.json").is_file():
             self._found(json.loads((folder / "report.json").read_text(encoding="utf-8")))
 
@@ -154,6 +156,7 @@ class MLflow:
             self._device(name, device)
         with tempfile.TemporaryDirectory(prefix="edgekd-plots-") as folder:
             pictures.write(report, Path(folder))
+            self._run.sign()
             self._client.log_artifacts(self._parent, folder, "plots")
 
     def _device(self, name: str, device: Mapping[str, Any]) -> None:
@@ -173,6 +176,7 @@ class MLflow:
         params: Mapping[str, str] = _NONE,
         tags: Mapping[str, Any] = _NONE,
     ) -> None:
+        self._run.sign()
         now = time.time_ns() // 1_000_000
         for some in _parts([Metric(name, float(value), now, 0) for name, value in metrics.items()]):
             self._client.log_batch(run, metrics=some)

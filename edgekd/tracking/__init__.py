@@ -1,7 +1,7 @@
 """What follows a run besides its report: MLflow, TensorBoard.
 
 Each tracker is a process of its own, which reads the run's log as it grows and what the run leaves behind. The run does
-not wait for it but at its end, and then not for long; what goes wrong in there is told, and changes nothing.
+not wait for it but at its end, and then not for one that is stuck; what goes wrong is told, and changes nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from pathlib import Path
 from edgekd.log import without_secrets
 from edgekd.trackers import Run
 
-LIMIT_S = 30.0
-"""How long a run waits at its end for what follows it."""
+LIMIT_S = 60.0
+"""How long a run waits at its end for a tracker that gives no sign of life. The first sign comes when its package is
+imported, which takes seconds of a processor."""
+_LOOKS_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -54,22 +56,21 @@ def start(wanted: Sequence[str], run: Run) -> tuple[Tracker, ...]:
 
 
 def finish(trackers: Sequence[Tracker], folder: Path | None) -> list[str]:
-    """Wait until the trackers have ended, but no longer than `LIMIT_S`, and return what became of those that failed.
+    """Wait until the trackers have ended, or are stuck, and return what became of those that failed.
 
     Args:
         folder: of the run, complete but for its place; None where there is none.
     """
     for tracker in trackers:
         _tell(tracker, str(folder.absolute()) if folder else "", last=True)
-    until = time.monotonic() + LIMIT_S
-    found = [(tracker.name, _ended(tracker, until)) for tracker in trackers]
+    found = [(tracker.name, _ended(tracker)) for tracker in trackers]
     return [f"{name}: {problem}" for name, problem in found if problem]
 
 
 def _started(text: str, run: Run, errors: Path) -> Tracker:
     name, _, address = text.partition("=")
     order = {"tracker": name, "address": address, "parent": os.getpid(), "run_id": run.run_id,
-             "store": str(run.store), "log": str(run.log), "recipe": run.recipe}  # fmt: skip
+             "store": str(run.store), "log": str(run.log), "recipe": run.recipe, "signs": str(errors)}  # fmt: skip
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
     environment = {
         **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONSAFEPATH": "1",
@@ -103,14 +104,12 @@ def _tell(tracker: Tracker, line: str, *, last: bool = False) -> None:
             stream.close()
 
 
-def _ended(tracker: Tracker, until: float) -> str:
+def _ended(tracker: Tracker) -> str:
     """Wait for a tracker, and return what went wrong, or nothing."""
     if tracker.process is None:
         return tracker.problem
     try:
-        code = tracker.process.wait(max(0.0, until - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        code = None
+        code = _waited(tracker.process, tracker.errors)
     finally:
         if tracker.process.poll() is None:
             tracker.process.kill()
@@ -118,10 +117,34 @@ def _ended(tracker: Tracker, until: float) -> str:
     if code == 0:
         tracker.errors.unlink(missing_ok=True)
         return ""
-    told = tracker.errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    why = told[-1] if told else f"it ended with code {code}"
+    word = _last_word(tracker.errors)
     if code is None:
-        why = f"it was not done {LIMIT_S:.0f} s after the run, and was stopped" + (
-            f"; its last word: {why}" if told else ""
-        )
+        last = f"; its last word: {word}" if word else ""
+        why = f"it gave no sign for {LIMIT_S:.0f} s after the run, and was stopped{last}"
+    else:
+        why = word or f"it ended with code {code}"
     return f"{without_secrets(why)} (all of it: {tracker.errors})"
+
+
+def _waited(process: subprocess.Popen[str], errors: Path) -> int | None:
+    """Return the exit code of a process, or None for one that has not touched its file for too long."""
+    seen, since = _touched(errors), time.monotonic()
+    while time.monotonic() - since < LIMIT_S:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(_LOOKS_S)
+        if (touched := _touched(errors)) != seen:
+            seen, since = touched, time.monotonic()
+    return None
+
+
+def _touched(errors: Path) -> int:
+    """Return when a file was touched; whoever took it away must not end the run."""
+    with suppress(OSError):
+        return errors.stat().st_mtime_ns
+    return 0
+
+
+def _last_word(errors: Path) -> str:
+    with suppress(OSError):
+        return (errors.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
+    return ""

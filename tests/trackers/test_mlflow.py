@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as Found
 from mlflow.exceptions import MlflowException
+from tiny import ROOT
 
 from edgekd import log, tracking
 from edgekd.report import pictures
@@ -110,6 +115,41 @@ def test_a_run_that_fails_in_a_folder_shows_how_far_it_came(run, tmp_path):
     _, parent, inner = _read(address)
     assert (parent.info.status, inner["distill"].info.status) == ("FAILED", "FAILED")
     assert parent.data.tags["edgekd.error"] == "no luck"
+
+
+STARTS = """
+import sys, time
+from pathlib import Path
+from edgekd import tracking
+from edgekd.trackers import Run
+tracking.start([f"mlflow={sys.argv[1]}"], Run("mine", Path(), Path(sys.argv[2]), {}))
+time.sleep(600)
+"""
+
+
+def test_a_run_that_is_killed_is_marked_so(run, tmp_path):
+    address, folder = (tmp_path / "runs").as_uri(), tmp_path / "runs"
+    lines = [line for line in _lines(run) if line["event"] == "run"]
+    start = {"time": lines[0]["time"], "event": "start", "step": "teacher"}
+    run.log.write_text("".join(f"{json.dumps(line)}\n" for line in (*lines, start)))
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTS, address, str(run.log)], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    try:
+        _until(lambda: len(list(folder.glob("*/*/meta.yaml"))) == 2)
+    finally:
+        process.kill()
+        process.wait()
+    _until(lambda: "end_time: null" not in "".join(path.read_text() for path in folder.glob("*/*/meta.yaml")))
+    _, parent, inner = _read(address)
+    assert (parent.info.status, inner["teacher"].info.status) == ("KILLED", "KILLED")
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 300
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(("kind", "status"), [("failed", "FAILED"), ("pending", "SCHEDULED")])
