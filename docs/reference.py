@@ -10,7 +10,6 @@ import ast
 import importlib
 import inspect
 import json
-import os
 import posixpath
 import re
 import textwrap
@@ -279,6 +278,3 @@ def _docstrings(model: type[BaseModel]) -> Mapping[str, str]:
 
 def _verbatim(text: str) -> str:
     return f"```text\n{text.strip()}\n```"
-
-
-os.environ.setdefault("NO_COLOR", "1")  # a command's help is text

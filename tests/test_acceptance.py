@@ -72,6 +72,8 @@ def test_a_model_that_departs_fails_and_the_node_is_named(edgekd, files):
     assert outcome.code == 1, outcome.text
     assert re.search(r"PASSED  reference.onnx.*FAILED  stale.onnx", outcome.out, re.DOTALL)
     assert "64 RANDOM inputs, accuracy not measured" in outcome.out
+    assert re.search(r"passed too: .*parity-sqnr", outcome.out)  # equal to the bit: infinite, which is no figure
+    assert not re.search(r": *$", outcome.out, re.MULTILINE)
     assert "bisect: c1 (Conv) is the first that departs" in outcome.out
 
 

@@ -142,12 +142,13 @@ def _failure(check: Mapping[str, Any], line: Callable[..., None]) -> None:
 
 def _rest(checks: Sequence[Mapping[str, Any]], line: Callable[..., None]) -> None:
     """Print what passed with its figures, and why other checks were not made, each reason once."""
-    for check in checks:
-        if check["status"] == "passed" and check["limit"] is not None:
-            line(f"    {name(check)}: {figure(check)}")
-    passed = [check["id"] for check in checks if check["status"] == "passed" and check["limit"] is None]
-    if passed:
-        line(f"    passed too: {', '.join(dict.fromkeys(passed))}", "dim")
+    passed = [check for check in checks if check["status"] == "passed"]
+    shown = [check for check in passed if check["limit"] is not None and figure(check)]
+    for check in shown:
+        line(f"    {name(check)}: {figure(check)}")
+    plain = [check["id"] for check in passed if check not in shown]
+    if plain:
+        line(f"    passed too: {', '.join(dict.fromkeys(plain))}", "dim")
     reasons: dict[str, list[str]] = {}
     for check in checks:
         if check["status"] in ("skipped", "not_measured") and not check["fails"]:
