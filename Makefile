@@ -1,8 +1,9 @@
 # Every target does its own set-up: a fresh machine needs Python 3.11 and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
-KILLS  ?= 20
+KILLS  ?= 100
 FUZZ_SECONDS ?= 60
+FAULTS ?= all
 PIP     = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .PHONY: demo test coverage check docs soak bench clean
@@ -29,7 +30,8 @@ docs: $(VENV)/.dev          ## the documentation as a site, in build/site; a war
 
 soak: export EDGEKD_KILLS = $(KILLS)
 soak: export EDGEKD_FUZZ_SECONDS = $(FUZZ_SECONDS)
-soak: $(VENV)/.dev          ## kills, faults, fuzz; KILLS=n sets how many, FUZZ_SECONDS=n how long each parser is fed
+soak: export EDGEKD_FAULTS = $(FAULTS)
+soak: $(VENV)/.dev          ## kills (KILLS=n), faults (FAULTS=all or some), fuzz (FUZZ_SECONDS=n for each parser)
 	$(VENV)/bin/python -m pytest -m soak --no-header -s
 
 bench: $(VENV)/.dev         ## the figures that the README and docs quote
