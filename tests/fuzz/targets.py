@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import shutil
 import tempfile
@@ -42,7 +43,9 @@ Target = Callable[[bytes], None]
 def _folder() -> Path:
     """Return a folder for the inputs; in memory where there is one."""
     shared = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="edgekd-fuzz-", dir=shared if shared.is_dir() else None))
+    folder = Path(tempfile.mkdtemp(prefix="edgekd-fuzz-", dir=shared if shared.is_dir() else None))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _file(name: str, content: bytes) -> Path:
