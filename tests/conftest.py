@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from installing import pip
@@ -27,6 +28,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what 
 # Whatever library shows a bar starts a thread for good, which takes a lock of all processes every ten seconds: it has
 # aborted the interpreter in a test that forks.
 tqdm.monitor_interval = 0
+
+# How long one input takes says how busy the machine is.
+hypothesis.settings.register_profile("edgekd", deadline=None)
+hypothesis.settings.load_profile("edgekd")
 
 
 @pytest.fixture(scope="session", autouse=True)

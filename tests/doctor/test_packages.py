@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tomllib
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
@@ -26,6 +27,7 @@ def site(tmp_path, monkeypatch):
         (tmp_path / name).mkdir(exist_ok=True)
         for file in ("__init__.py", "more.py"):
             (tmp_path / name / file).write_text("")
+        importlib.invalidate_caches()  # a folder that changes twice within a tick of the clock looks unchanged
         return tmp_path / name
 
     return install

@@ -119,7 +119,7 @@ def test_what_is_no_onnx_file_is_said_to_be_none(tmp_path: Path) -> None:
         inspect(path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.one_of(st.binary(max_size=200), st.integers(0, 10_000)))
 def test_garbage_and_truncated_files_are_usage_errors(
     tmp_path_factory: pytest.TempPathFactory, content: bytes | int

@@ -47,7 +47,7 @@ def reference(inputs: np.ndarray, augment: Augment, drawn: np.ndarray, fill: np.
     contrast=st.sampled_from([0.0, 1.0]), erase=st.integers(0, 3), share=st.sampled_from([0.5, 1.0]),
     seed=st.integers(0, 2**32 - 1), view=st.integers(0, 9),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_each_image_is_changed_as_drawn(
     batch, channels, height, width, crop, flip, brightness, contrast, erase, share, seed, view
 ):

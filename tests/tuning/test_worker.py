@@ -25,20 +25,10 @@ from edgekd.tuning.trial import AS_IT_IS, REASON, Bench, chosen
 from edgekd.tuning.variations import Variations, written
 from edgekd.tuning.worker import Order, counting
 from tuning.postgresql import server
+from tuning.standing_in import DOOMED, LIMIT_S, attempt, score, work
 
 SPACE = {"distill.temperature": [1, 2, 4, 8], "student.learning_rate": {"low": 0.01, "high": 0.1}}
 BEAT = Heartbeat(every_s=1, grace_s=6)
-LIMIT_S = 120.0
-
-
-def score(values: dict[str, Any]) -> float:
-    return values["distill.temperature"] / 10 - values.get("student.learning_rate", 0)
-
-
-def attempt(bench: Bench, trial: optuna.Trial) -> float:
-    """Score a trial by a formula, after a while."""
-    time.sleep(0.05)
-    return score(chosen(bench.variations, trial))
 
 
 @pytest.fixture
@@ -78,26 +68,18 @@ def _finished(study: optuna.Study) -> dict[int, float | None]:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_worker_that_is_killed_loses_no_finished_trial_and_its_own_is_tried_again(kind, ready, monkeypatch):
-    def slow_once(bench: Bench, trial: optuna.Trial) -> float:
-        values = chosen(bench.variations, trial)
-        if trial.number == 4:
-            time.sleep(LIMIT_S)  # whoever has this one is killed
-        time.sleep(0.05)
-        return score(values)
-
-    monkeypatch.setattr(worker, "attempt", slow_once)
-    context = multiprocessing.get_context("fork")
+def test_a_worker_that_is_killed_loses_no_finished_trial_and_its_own_is_tried_again(kind, ready):
+    context = multiprocessing.get_context("spawn")
     with storage(kind) as url:
         order, study, _ = ready(url, 12)
-        workers = [context.Process(target=worker.work, args=(order,)) for _ in range(2)]
+        workers = [context.Process(target=work, args=(order,)) for _ in range(2)]
         for process in workers:
             process.start()
         deadline = time.monotonic() + LIMIT_S
         running = None
         while running is None and time.monotonic() < deadline:
             time.sleep(0.05)
-            found = [trial for trial in study.trials if trial.number == 4 and worker.WORKER in trial.user_attrs]
+            found = [trial for trial in study.trials if trial.number == DOOMED and worker.WORKER in trial.user_attrs]
             running = found[0].user_attrs[worker.WORKER] if found and len(found[0].params) == 2 else None
         before = _finished(study)
         os.kill(int(running.partition(":")[2]), signal.SIGKILL)
@@ -108,9 +90,9 @@ def test_a_worker_that_is_killed_loses_no_finished_trial_and_its_own_is_tried_ag
         assert len(before) >= 3
         assert before.items() <= _finished(study).items()
         assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 12
-        again = next(trial for trial in trials if 4 in trial.system_attrs.get("retry_history", ()))
-        lost = study.trials[4]
-        assert (lost.state, again.system_attrs["retry_history"]) == (TrialState.FAIL, [4])
+        again = next(trial for trial in trials if DOOMED in trial.system_attrs.get("retry_history", ()))
+        lost = study.trials[DOOMED]
+        assert (lost.state, again.system_attrs["retry_history"]) == (TrialState.FAIL, [DOOMED])
         assert again.params == lost.params
         assert again.value == pytest.approx(
             score({**again.params, "distill.temperature": int(again.params["distill.temperature"])})
