@@ -72,7 +72,7 @@ def test_a_worker_that_is_killed_loses_no_finished_trial_and_its_own_is_tried_ag
     context = multiprocessing.get_context("spawn")
     with storage(kind) as url:
         order, study, _ = ready(url, 12)
-        workers = [context.Process(target=work, args=(order,)) for _ in range(2)]
+        workers = [context.Process(target=work, args=(order,), daemon=True) for _ in range(2)]
         for process in workers:
             process.start()
         deadline = time.monotonic() + LIMIT_S
