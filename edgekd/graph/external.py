@@ -31,9 +31,11 @@ def tensors(proto: ModelProto) -> Iterator[TensorProto]:
 
 def place(tensor: TensorProto) -> tuple[str, int, int | None]:
     """Return location, offset and length (None: not told) of a tensor in another file, as the model gives them."""
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    length = told.get("length")
-    return told.get("location", ""), int(told.get("offset") or 0), int(length) if length else None
+    told: dict[str, str | bytes] = {entry.key: entry.value for entry in tensor.external_data}
+    location, length = told.get("location", ""), told.get("length")
+    if isinstance(location, bytes):  # so protobuf gives what is no text
+        location = location.decode(errors="replace")
+    return location.replace("\0", "\ufffd"), int(told.get("offset") or 0), int(length) if length else None
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -65,10 +67,17 @@ def problems(path: Path, proto: ModelProto) -> Iterator[str]:
         file = (folder / location).resolve()
         if not location or Path(location).is_absolute() or not file.is_relative_to(folder):
             yield f"{tensor.name} is in {location or 'a file without a name'}, outside its folder: not read"
-        elif not file.is_file():
+        elif not _is_file(file):
             yield f"{tensor.name} is in {location}, which is not beside it"
         else:
             yield from _size_problems(tensor, file, offset, length)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def misfits(proto: ModelProto) -> Iterator[str]:

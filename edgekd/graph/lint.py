@@ -69,6 +69,8 @@ def inspect(path: Path) -> GraphFacts:
     """
     others = _external_files(path, _parse(path))
     proto = read(path)
+    for problem in external.misfits(proto):
+        raise UsageError(f"{path}: not a valid ONNX model: {problem}")
     graph = proto.graph
     counted = Counter(node.op_type for node in graph.node)
     quantized, _ = quantization_problems(proto)

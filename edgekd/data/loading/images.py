@@ -84,5 +84,7 @@ def _image(file: Path | IO[bytes], where: str) -> Image.Image:
         raise UsageError(f"{where}: is no image") from error
     except Image.DecompressionBombError as error:
         raise UsageError(f"{where}: {error}") from error
+    except (ValueError, SyntaxError) as error:  # of readers of single formats
+        raise UsageError(f"{where}: is no image that can be read: {error}") from error
     except OSError as error:
         raise UsageError(f"{where}: cannot be read: {error.strerror or error}") from error
