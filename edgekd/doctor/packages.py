@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import platform
 import sys
 from collections.abc import Iterator, Mapping
@@ -100,7 +101,9 @@ def _package(requirement: Requirement) -> Package:
         found = distribution(requirement.name)
     except PackageNotFoundError:
         return Package(requirement, None)
-    code = [file for file in found.files or () if file.suffix in _CODE]
+    # Not `found.files`: where the package importlib_metadata is imported, it leaves out what is missing.
+    files = [Path(line[0]) for line in csv.reader((found.read_text("RECORD") or "").splitlines()) if line]
+    code = [file for file in files if file.suffix in _CODE]
     return Package(requirement, found.version, sum(not Path(str(found.locate_file(file))).exists() for file in code))
 
 
