@@ -42,7 +42,7 @@ ports = st.lists(
 
 
 @given(ports, st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_inputs(tmp_path_factory: pytest.TempPathFactory, declared, old: bool) -> None:
     values = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in declared]
     weight = numpy_helper.from_array(np.arange(300, dtype=np.float32), "weight")

@@ -39,7 +39,7 @@ def test_a_matrix_of_rank_r_comes_back_exactly():
 
 
 @given(outputs=st.integers(1, 12), inputs=st.integers(1, 12), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_a_matrix_loses_is_the_tail_of_its_singular_values(outputs, inputs, seed):
     weight = random(outputs, inputs, seed=seed)
     values = np.linalg.svd(weight.numpy(), compute_uv=False) ** 2

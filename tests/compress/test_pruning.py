@@ -96,7 +96,7 @@ def test_both_sides_of_an_addition_and_their_normalisation_lose_the_same_channel
     size=st.integers(1, 200), sections=st.sampled_from([1, 2, 4]), ratio=st.floats(0.01, 0.99),
     round_to=st.sampled_from([1, 4, 8, 12]),
 )  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_rounding_is_to_the_nearest_that_can_be(size, sections, ratio, round_to):
     group = Group("x", nn.Identity(), None, sections, torch.ones(size))
     total, wanted = size * sections, (1 - ratio) * size * sections

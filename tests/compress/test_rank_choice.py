@@ -162,7 +162,7 @@ def test_the_last_step_goes_no_further_than_it_must():
     ),
     share=st.floats(0.01, 1),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_budget_holds_and_its_harm_is_within_a_step_of_the_best(tables, share):
     layers = {str(index): table(*rows) for index, rows in enumerate(tables)}
     saving = max(1, int(share * rank_choice.most(layers, "macs")))

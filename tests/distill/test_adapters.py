@@ -15,7 +15,7 @@ MAPS = st.tuples(st.integers(1, 4), SIZES, SIZES)
 
 
 @given(MAPS, MAPS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_maps_get_the_teachers_shape(student, teacher):
     module = adapter(student, teacher)
     assert (module is None) == (student == teacher)

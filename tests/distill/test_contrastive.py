@@ -29,7 +29,7 @@ def pair(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 @given(st.integers(0, 1000), st.integers(1, 8), st.floats(0.05, 2))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_infonce_is_the_cross_entropy_of_the_similarity_matrix(seed, batch, temperature):
     student, teacher = pair((batch, 5), seed)
     similarities = cosine_similarity(student[:, None], teacher[None], dim=-1) / temperature

@@ -75,7 +75,7 @@ def test_attention_compares_where_maps_are_strong(mode, power):
 
 
 @given(st.integers(0, 1000), st.integers(1, 6), st.integers(2, 6), st.floats(0.5, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_modes_of_attention_are_related_by_their_factors(seed, height, width, power):
     student, teacher = pair((4, 3, height, width), (4, 2, height, width), seed)
     values = {mode: attention(student, teacher, mode=mode, power=power, reduction="none") for mode in MODES}
@@ -84,7 +84,7 @@ def test_the_modes_of_attention_are_related_by_their_factors(seed, height, width
 
 
 @given(st.integers(0, 1000), st.floats(0.01, 100))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_attention_is_blind_to_scale_sign_and_order_of_channels(seed, factor):
     student, teacher = pair((2, 3, 4, 4), (2, 5, 4, 4), seed)
     torch.testing.assert_close(
@@ -184,7 +184,7 @@ def test_mmd_per_sample_has_the_value_as_mean():
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_mmd_of_a_set_with_its_own_permutation_is_zero_up_to_its_known_bias_and_mad_is_not(seed):
     """The two sets are no independent draws: each sample meets itself once, which gives -2 (1 - k) / n, k the mean of
     the kernel over different samples. Another distribution is far away."""
@@ -208,7 +208,7 @@ def test_mmd_is_unbiased():
 
 
 @given(st.integers(0, 1000), st.floats(0.01, 100), st.floats(-1e4, 1e4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_mmd_is_blind_to_a_scale_and_shift_of_both_and_to_order(seed, factor, shift):
     student, teacher = pair((6, 5), (6, 5), seed)
     moved = mmd(factor * student.flip(0) + shift, factor * teacher + shift)

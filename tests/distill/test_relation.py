@@ -17,7 +17,7 @@ from edgekd.distill.losses.relation import cc, pkt, rkd_angle, rkd_distance, sp
 
 LOSSES = [sp, cc, rkd_distance, rkd_angle, pkt]
 seeds = st.integers(0, 10_000)
-examples = settings(max_examples=20, deadline=None)
+examples = settings(max_examples=20)
 every = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 
 

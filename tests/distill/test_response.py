@@ -16,7 +16,7 @@ from scipy.stats import pearsonr, zscore
 from edgekd.distill.losses.response import _nckd, _tckd, dist, dkd, kd, logit_mse, standardized_kd
 
 seeds, temperatures = st.integers(0, 10_000), st.floats(0.5, 20)
-examples = settings(max_examples=30, deadline=None)
+examples = settings(max_examples=30)
 
 
 def _logits(seed: int, batch: int = 8, classes: int = 10) -> tuple[torch.Tensor, torch.Tensor]:

@@ -34,7 +34,7 @@ def test_each_input_of_the_corpus_is_read_or_refused(name: str) -> None:
 def test_what_is_almost_right_is_read_or_refused(name: str) -> None:
     corpus = seeds(name)
 
-    @settings(max_examples=200, derandomize=True, database=None, deadline=None)
+    @settings(max_examples=200, derandomize=True, database=None)
     @given(st.randoms(use_true_random=False) | st.binary(max_size=300))
     def feed(source: random.Random | bytes) -> None:
         check(TARGETS[name], source if isinstance(source, bytes) else mutated(corpus, source))

@@ -201,19 +201,19 @@ def worst(period_s: float, seconds: float, seed: int) -> float:
     return max(*errors, abs(ratio.value / 4 - 1))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_a_jetsons_sensor_at_10_hz_is_within_2_percent(seed: int) -> None:
     assert worst(0.1, 30.0, seed) < 0.02
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_a_jetsons_sensor_at_1_hz_is_within_5_percent(seed: int) -> None:
     assert worst(1.0, 60.0, seed) < 0.05
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(-(10**17), 10**17))
 def test_the_clocks_zero_does_not_matter(shift: int) -> None:
     readings, windows = exact({"teacher": 0.02, "student": 0.008})

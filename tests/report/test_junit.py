@@ -42,7 +42,7 @@ def test_no_cases_are_a_whole_file() -> None:
     assert list(root) == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.builds(Case, st.text(), st.text(), st.sampled_from(STATUSES), st.text(), st.text())), st.text())
 def test_whatever_the_texts_the_file_is_xml_and_every_case_is_in_it(cases: list[Case], title: str) -> None:
     root = ElementTree.fromstring(junit.render(cases, title=title).encode())

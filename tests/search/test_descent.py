@@ -60,7 +60,7 @@ importances = st.lists(st.floats(0.01, 10), min_size=4, max_size=12)
     drawn=st.lists(importances, min_size=1, max_size=3), weights=st.lists(st.floats(0.1, 5), min_size=4, max_size=4),
     part=st.floats(0.2, 1.1), step=st.sampled_from([1, 4]),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nothing_more_fits_and_the_best_of_all_is_hardly_better(drawn, weights, part, step):
     groups = [group(f"g{index}", values, 1, 2) for index, values in enumerate(drawn)]
     (whole,) = chain(groups, weights, 1.0, step)([descent.full(groups)])

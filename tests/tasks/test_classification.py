@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
 
@@ -32,7 +32,6 @@ def test_the_largest_logit_decides():
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(2, 7))
-@settings(deadline=None)
 def test_the_mean_score_is_the_accuracy(seed, samples, classes):
     generator = np.random.default_rng(seed)
     logits, targets = generator.normal(size=(samples, classes)), generator.integers(0, classes, samples)

@@ -67,7 +67,7 @@ def _mutate(model: ModelProto, pick: Pick) -> None:
         model.opset_import[0].version = pick([-1, 0, 5, 9, 13, 1000])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(which=st.integers(0, len(MODELS) - 1), count=st.integers(1, 3), data=st.data())
 def test_a_graph_that_was_tampered_with_gets_a_verdict(folder: Path, which: int, count: int, data: st.DataObject):
     model = copy(MODELS[which])
@@ -81,7 +81,7 @@ def test_a_graph_that_was_tampered_with_gets_a_verdict(folder: Path, which: int,
         validate([folder / f"reference{which}.onnx"], path, samples=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     which=st.integers(0, len(MODELS) - 1),
     edits=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=4),
