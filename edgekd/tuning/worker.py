@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
+from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -127,6 +129,8 @@ def _one(bench: Bench, study: Study, ended: Callable[[FrozenTrial], None]) -> No
 
     def objective(trial: Trial) -> float:
         current.append(trial)
+        # Optuna's thread gives a first sign of life at some time; `_notice_lost` counts on it from here on.
+        cast(RDBStorage, study._storage).record_heartbeat(trial._trial_id)
         trial.set_user_attr(WORKER, f"{os.uname().nodename}:{os.getpid()}")
         counted = [one.number for one in counting(study.get_trials(deepcopy=False))]
         if sorted(counted).index(trial.number) >= bench.variations.search.trials:

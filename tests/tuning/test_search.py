@@ -116,7 +116,7 @@ WRONG: list[tuple[dict[str, Any], list[str], str]] = [
     ({"space": {"student.widths": [[8], [0]]}}, [], "student.widths=[0]: student.widths.0: 0 is not allowed"),
     ({"space": {"distill": [{"losses": ["attention"]}]}}, [], "search.space: distill={losses: [attention]}: "),
     ({"space": {"distill.alpha": [0.1]}}, ["--storage", "sqlite:///no/where.db"], "unable to open database file"),
-    ({"space": {"distill.alpha": [0.1]}}, ["--storage", "postgresql://me:hunter2@127.0.0.1:1/x"], "me:***@127.0.0.1"),
+    ({"space": {"distill.alpha": [0.1]}}, ["--storage", "postgresql://me:hunter2@127.0.0.1:1/x"], "://***@127.0.0.1"),
     ({"space": {"distill.alpha": [0.1]}}, ["--trials", "0"], "0 is not in the range"),
     ({"space": {"distill.alpha": [0.1]}}, ["--workers", "0"], "0 is not in the range"),
     ({"space": {"distill.alpha": [0.1]}}, ["--set", "distill=false", "--set", "student=null"], "trains no student"),

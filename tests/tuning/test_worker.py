@@ -15,6 +15,8 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import RDBStorage
+from optuna.storages._heartbeat import HeartbeatThread
 from optuna.trial import TrialState
 
 from edgekd.errors import StageError
@@ -162,6 +164,23 @@ def test_a_trial_whose_worker_died_before_its_first_sign_does_not_hold_up_the_se
     assert [trial.state.name for trial in counting(study.trials)] == ["COMPLETE", "COMPLETE"]
     assert study.trials[0].state == TrialState.FAIL
     assert sum(bool(trial.user_attrs.get(AS_IT_IS)) for trial in counting(study.trials)) == 1
+
+
+def test_a_trial_whose_worker_has_a_name_has_had_a_sign_of_life(ready, monkeypatch):
+    """Or nobody would notice the loss of one whose worker was killed before Optuna's thread had come to its turn."""
+    signs = []
+
+    def named(bench: Bench, trial: optuna.Trial) -> float:
+        assert signs == [trial._trial_id]
+        return attempt(bench, trial)
+
+    order, study, bench = ready("sqlite:///trials.db", 1)
+    monkeypatch.setattr(worker, "attempt", named)
+    monkeypatch.setattr(HeartbeatThread, "start", lambda self: None)
+    monkeypatch.setattr(HeartbeatThread, "join", lambda self: None)
+    monkeypatch.setattr(RDBStorage, "record_heartbeat", lambda self, trial: signs.append(trial))
+    worker.run(bench, study, order)
+    assert len(signs) == 1
 
 
 def test_of_two_who_ask_for_the_last_trial_one_has_asked_in_vain(ready):
