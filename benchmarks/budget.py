@@ -72,7 +72,7 @@ class Bench:
 
     def tried(self, candidate: Candidate) -> float:
         """Return the validation score after the short training of a finalist."""
-        block = self.block(candidate, trials.options(self.job.recipe).trial_epochs)
+        block = self.block(candidate, trials.options(self.job.recipe).short)
         made = trials.make(self.job, trials.trial(self.job, block), self.known)
         return float(made["trial/judge[pruned]"][0].facts["validation"])
 
@@ -186,7 +186,6 @@ def compare(
 
 def prepared(arguments: argparse.Namespace, store: Path) -> Job:
     points = ", ".join(f"{named(speedup)}: {{min_speedup: {speedup:g}}}" for speedup in arguments.speedups)
-    trial = max(1, arguments.epochs // 4)
     overrides = [
         f"data.train_samples={arguments.samples}",
         f"data.validation={arguments.samples // 4}",
@@ -194,7 +193,7 @@ def prepared(arguments: argparse.Namespace, store: Path) -> Job:
         f"student.epochs={arguments.epochs}",
         "quantize=false",
         f"budget={{device: {arguments.device}, points: {{{points}}}, networks: {arguments.networks}, "
-        f"epochs: {arguments.epochs}, trial_epochs: {trial}}}",
+        f"epochs: {arguments.epochs}}}",
     ]
     recipe = Recipe.load("fashion-mnist-budget", overrides)
     show = Show(say=lambda text: print(f"  {text}", file=sys.stderr, flush=True))

@@ -123,7 +123,7 @@ def plan(job: Job) -> list[dict[str, str]]:
         return []
     options = trials.options(job.recipe)
     names = options.devices(tuple(job.places))
-    finalists = f"{options.finalists} finalists for {options.trial_epochs} epochs, the best for {options.epochs}"
+    finalists = f"{options.finalists} finalists for {options.short} epochs, the best for {options.epochs}"
     return [
         {
             "step": f"budget[{name}]",
@@ -167,7 +167,7 @@ class _Bench:
 
     def score(self, candidate: Candidate, times: Times) -> float:
         """Train for a short time, and judge the variants that the devices would use."""
-        block = self._block(candidate, self._budget.trial_epochs)
+        block = self._block(candidate, self._budget.short)
         made = trials.make(self.job, trials.trial(self.job, block), self.known)
         used = {points.in_use(of) for of in times.values()}
         scores = {label: found.facts["validation"] for label, (found, _) in made.items() if "/judge[" in label}

@@ -7,14 +7,15 @@ of things.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from edgekd.search.proposing import UNLIMITED, Allowed, Candidate, Proposer
+from edgekd.search.proposing import UNLIMITED, Allowed, Candidate, Proposer, correction
 
-ROUNDS = 3
-"""In which predictions are corrected by measurements of untrained finalists."""
+ROUNDS = 10
+"""In which, at most, predictions are corrected by measurements of untrained finalists."""
 AIM = 0.995
 """Of what is allowed, after something was missed: the next network shall not miss it by a hair."""
 
@@ -142,30 +143,30 @@ def _scored(chosen: Sequence[Tried], bench: Bench) -> list[Tried]:
 
 def _measured(proposer: Proposer, bench: Bench, finalists: int, known: set[Any]) -> tuple[Proposer, list[Tried]]:
     """Return the finalists that hold the limits as measured, and the proposer with its predictions corrected."""
-    chosen: dict[Any, Tried] = {}
-    tried: list[Tried] = []
+    tried: dict[Any, Tried] = {}
     for _ in range(ROUNDS):
         candidates = finals([one for one in proposer.candidates() if one.shape not in known], finalists)
-        new = [one for one in candidates if one.shape not in {each.candidate.shape for each in tried}]
+        new = [one for one in candidates if one.shape not in tried]
         if not new:
             break
         timed = [Tried(one, _predicted(proposer, one), times) for one, times in zip(new, bench.time(new), strict=True)]
-        tried += timed
-        chosen |= {one.candidate.shape: one for one in timed if _excess(proposer, one) <= 1}
-        proposer = replace(proposer, corrections={**proposer.corrections, **_corrections(proposer, timed)})
-    if not chosen:  # none holds, as far as noise lets one see: then that which is nearest
-        return proposer, sorted(tried, key=lambda one: _excess(proposer, one))[:1]
-    best = sorted(chosen.values(), key=lambda one: one.candidate.harm)
-    kept = {one.shape for one in finals([one.candidate for one in best], finalists)}
-    return proposer, [one for one in best if one.candidate.shape in kept]
+        tried |= {one.candidate.shape: one for one in timed}
+        proposer = _corrected(proposer, timed)
+    holding = [one.candidate for one in tried.values() if _excess(proposer, one) <= 1]
+    if not holding:  # none holds, as far as noise lets one see: then that which is nearest
+        return proposer, sorted(tried.values(), key=lambda one: _excess(proposer, one))[:1]
+    best = {one.search: one for one in sorted(holding, key=lambda one: -one.harm)}
+    return proposer, [tried[one.shape] for one in finals(list(best.values()), finalists)]
 
 
 def finals(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Return the least harmful candidates; where there is room for several, one of them is uniform."""
-    chosen = list(candidates[:count])
-    if count > 1 and all(one.how != "uniform" for one in chosen):
-        chosen[count - 1 :] = [one for one in candidates if one.how == "uniform"][:1] or chosen[count - 1 :]
-    return chosen
+    """Return the least harmful candidate of each kind (`how`), then the next of each, as many as are asked for."""
+    before: Counter[str] = Counter()
+    ranked = []
+    for one in sorted(candidates, key=lambda one: one.harm):
+        ranked.append((before[one.how], one))
+        before[one.how] += 1
+    return [one for _, one in sorted(ranked, key=lambda entry: entry[0])[:count]]
 
 
 def in_use(times: Mapping[str, float]) -> str:
@@ -183,16 +184,18 @@ def _excess(proposer: Proposer, tried: Tried) -> float:
     return max(min(times.values()) / proposer.allowed[device].time for device, times in measured.items())
 
 
-def _corrections(proposer: Proposer, tried: Sequence[Tried]) -> dict[tuple[str, int, str], float]:
-    """Return, of what was measured, measured over predicted: the geometric mean over the networks."""
-    logs: dict[tuple[str, int, str], list[float]] = {}
-    for one in tried:
+def _corrected(proposer: Proposer, timed: Sequence[Tried]) -> Proposer:
+    """Return a proposer that predicts networks as they were measured."""
+    found = dict(proposer.corrections)
+    for one in timed:
+        widths = one.candidate.widths
         for device, times in (one.measured or {}).items():
             for precision, time in times.items():
                 key = (device, one.candidate.structure, precision)
-                before = proposer.corrections.get(key, 1.0)
-                logs.setdefault(key, []).append(math.log(before * time / one.predicted[device][precision]))
-    return {key: math.exp(sum(found) / len(found)) for key, found in logs.items()}
+                before = correction(proposer.corrections.get(key, ()), widths)
+                others = [(near, factor) for near, factor in found.get(key, ()) if near != widths]
+                found[key] = (*others, (widths, before * time / one.predicted[device][precision]))
+    return replace(proposer, corrections=found)
 
 
 def _tightened(proposer: Proposer, tried: Tried) -> dict[str, Allowed]:

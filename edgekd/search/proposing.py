@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +15,9 @@ EITHER = "either"
 """On each device whichever of its variants is the fastest there."""
 UNLIMITED = float("inf")
 _SMALLEST = 1e-9
+
+Corrections = Mapping[tuple[str, int, str], Sequence[tuple[Widths, float]]]
+"""Of each device, structure and precision, the networks that were measured: measured over predicted time."""
 
 
 class Clock(Protocol):
@@ -76,6 +80,11 @@ class Candidate:
     harm: float
 
     @property
+    def search(self) -> tuple[int, str, str]:
+        """What it was looked for in, and how."""
+        return self.structure, self.precision, self.how
+
+    @property
     def shape(self) -> tuple[int, tuple[tuple[str, int], ...]]:
         """What makes two candidates the same network."""
         return self.structure, tuple(sorted(self.widths.items()))
@@ -100,14 +109,13 @@ class Proposer:
     Args:
         clocks: by device.
         allowed: by device, of those that the point is for.
-        corrections: of each device, structure and precision that was measured, the measured time of a network over
-            the predicted one.
+        corrections: what predictions are corrected by, so that what was measured is predicted so.
     """
 
     structures: Sequence[Structure]
     clocks: Mapping[str, Clock]
     allowed: Mapping[str, Allowed]
-    corrections: Mapping[tuple[str, int, str], float]
+    corrections: Corrections
 
     def candidates(self) -> list[Candidate]:
         """Return the candidates, the least harmful one first; the same network once."""
@@ -171,10 +179,9 @@ class Proposer:
         return [time for time, _ in fastest], [size for _, size in fastest]
 
     def _time(self, device: str, structure: int, precision: str, networks: Sequence[Widths]) -> list[float]:
-        correction = self.corrections.get((device, structure, precision), 1.0)
-        return [
-            max(time, _SMALLEST) * correction for time in self.clocks[device].predict(structure, precision, networks)
-        ]
+        known = self.corrections.get((device, structure, precision), ())
+        times = self.clocks[device].predict(structure, precision, networks)
+        return [max(time, _SMALLEST) * correction(known, of) for time, of in zip(times, networks, strict=True)]
 
     def _used(self, device: str, precision: str) -> Sequence[str]:
         return [FLOAT] if precision == FLOAT else self.clocks[device].precisions
@@ -182,3 +189,19 @@ class Proposer:
     def _uses(self) -> list[str]:
         several = any(len(self.clocks[device].precisions) > 1 for device in self.allowed)
         return [FLOAT, EITHER] if several else [FLOAT]
+
+
+def correction(known: Sequence[tuple[Widths, float]], widths: Widths) -> float:
+    """Return by what the prediction of a network is wrong, from the networks near it that were measured.
+
+    The mean of the logarithms, weighted by the inverse of the squared distance in the logarithms of the widths
+    (Shepard 1968): that of a network itself where it was measured, 1 where none was.
+    """
+    total = weights = 0.0
+    for near, factor in known:
+        distance = sum(math.log(width / near[name]) ** 2 for name, width in widths.items())
+        if distance == 0:
+            return factor
+        total += math.log(factor) / distance
+        weights += 1 / distance
+    return math.exp(total / weights) if weights else 1.0

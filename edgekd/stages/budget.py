@@ -6,6 +6,7 @@ The search works with that (`edgekd.search`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -43,8 +44,8 @@ class Options(Frozen):
     """Random networks of each precision that are measured on each device, for the model of its latency."""
     finalists: PositiveInt = 3
     """Networks of each point that are measured and trained for a short time, to choose one."""
-    trial_epochs: PositiveInt = 2
-    """Of a finalist's short training."""
+    trial_epochs: PositiveInt | None = None
+    """Of a finalist's short training. Default: half of `epochs`."""
     epochs: PositiveInt = 10
     """Of the training of the network that was chosen; the other training options are the student's."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
@@ -85,6 +86,11 @@ class Options(Frozen):
                     f"{name}: no limit says what the device must do; set at least one of {', '.join(COSTS)}"
                 )
         return self
+
+    @property
+    def short(self) -> int:
+        """Epochs of a finalist's short training."""
+        return self.trial_epochs or math.ceil(self.epochs / 2)
 
     def devices(self, run: tuple[str, ...]) -> tuple[str, ...]:
         """Return the devices on which the limits hold, of those of a run."""

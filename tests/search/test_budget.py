@@ -32,6 +32,11 @@ def test_the_short_form_has_one_point_that_is_called_found():
     assert Recipe.of(**{key: value for key, value in resolved.items() if key != "version"}).options("budget") == options
 
 
+@pytest.mark.parametrize(("asked", "short"), [({}, 5), ({"epochs": 7}, 4), ({"epochs": 7, "trial_epochs": 2}, 2)])
+def test_a_short_training_is_half_of_the_whole_one_unless_the_recipe_says_otherwise(asked, short):
+    assert recipe(budget={**LIMITS, **asked}).options("budget").short == short
+
+
 def test_with_a_budget_nothing_is_pruned_that_is_not_named():
     content = {key: value for key, value in tiny(budget=LIMITS).items() if key != "prune"}
     assert Recipe.of(**content).options("prune") is None

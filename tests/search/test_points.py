@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edgekd.search import points
+from edgekd.search import points, proposing
 from edgekd.search.points import Checked, Missed
-from edgekd.search.proposing import FLOAT, INT8, Allowed, Proposer
-from tests.search.test_proposing import STRUCTURES, Device
+from edgekd.search.proposing import FLOAT, INT8, Allowed, Candidate, Proposer
+from tests.search.test_proposing import FACTS, STRUCTURES, Device
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Bench:
     """A device that is slower than predicted, and networks whose accuracy is known.
 
     Args:
-        truth: measured over predicted time.
+        truth: measured over predicted time, of a candidate.
         hair: the time of a trained network over that of an untrained one.
         accurate: whether a candidate is accurate enough.
         nearly: up to which excess only the interval reaches beyond the limit.
@@ -27,7 +27,7 @@ class Bench:
 
     proposer: Proposer
     limit: float
-    truth: float = 1.0
+    truth: object = lambda candidate: 1.0
     hair: float = 1.0
     accurate: object = lambda candidate: True
     nearly: float = 1.0
@@ -45,7 +45,7 @@ class Bench:
 
     def time(self, candidates):
         self.timed += [one.shape for one in candidates]
-        return [self._times(one, self.truth) for one in candidates]
+        return [self._times(one, self.truth(one)) for one in candidates]
 
     def score(self, candidate, times):
         self.scored.append(candidate)
@@ -54,7 +54,7 @@ class Bench:
     def check(self, candidate):
         self.checked.append(candidate)
         missed = []
-        for device, times in self._times(candidate, self.truth * self.hair).items():
+        for device, times in self._times(candidate, self.truth(candidate) * self.hair).items():
             excess = min(times.values()) / self.limit
             if excess > 1:
                 nearly = excess < self.nearly
@@ -71,9 +71,9 @@ class Bench:
         self.told.append(text)
 
 
-def bench(limit=0.45, **truth):
+def bench(limit=0.45, structures=STRUCTURES, **truth):
     device = Device(precisions=truth.pop("precisions", (FLOAT, INT8)))
-    proposer = Proposer(STRUCTURES, {"cpu": device}, {"cpu": Allowed(time=limit)}, {})
+    proposer = Proposer(structures, {"cpu": device}, {"cpu": Allowed(time=limit)}, {})
     return Bench(proposer, limit, **truth)
 
 
@@ -96,7 +96,7 @@ def test_the_most_accurate_finalist_that_holds_as_measured_is_trained_once():
 @pytest.mark.parametrize("truth", [0.7, 1.4, 1.9])
 def test_predictions_are_corrected_by_what_is_measured(truth):
     """What is found uses the limit as well as where the prediction was right."""
-    given = bench(truth=truth, precisions=(FLOAT,))
+    given = bench(truth=lambda candidate: truth, precisions=(FLOAT,))
     found = find(given)
     assert found.refused is None
     (time,) = found.best.measured["cpu"].values()
@@ -109,6 +109,31 @@ def test_predictions_are_corrected_by_what_is_measured(truth):
     structure = found.best.candidate.structure
     for widths in wider:
         assert truth * given.proposer.clocks["cpu"].predict(structure, FLOAT, [widths])[0] > 0.45
+
+
+def test_a_search_whose_networks_are_slower_than_predicted_is_not_lost_for_another_whose_are_not():
+    """Those of the descent take longer than predicted, uniform ones as long: each kind comes to fill the limit.
+
+    That is what it gives where the prediction knows how long its networks take.
+    """
+    fine = proposing.structures(FACTS, 1)
+    given = bench(
+        structures=fine, truth=lambda candidate: 1.0 if candidate.how == "uniform" else 1.25, precisions=(FLOAT,)
+    )
+    found = find(given, finalists=2)
+    assert {one.candidate.how for one in found.tried} == {"descent", "uniform"}
+    for one in found.tried:
+        factor = given.truth(one.candidate)
+        knowing = Proposer(fine, {"cpu": Device(factor, precisions=(FLOAT,))}, given.proposer.allowed, {})
+        harms = [other.harm for other in knowing.candidates() if other.how == one.candidate.how]
+        assert one.candidate.harm == min(harms)
+
+
+def test_finalists_are_the_least_harmful_of_each_kind_then_the_next():
+    kinds = [("descent", 0.3), ("descent", 0.1), ("descent", 0.2), ("uniform", 0.9), ("other", 0.5)]
+    given = [Candidate(0, FLOAT, how, {"a": width}, harm) for width, (how, harm) in enumerate(kinds)]
+    for count in range(1, 7):
+        assert [one.widths["a"] for one in points.finals(given, count)] == [1, 4, 3, 2, 0][:count]
 
 
 def test_a_missed_limit_is_tightened_until_the_measured_value_holds():
@@ -160,7 +185,7 @@ def test_the_impossible_is_said_before_anything_is_trained_and_the_smallest_is_m
 
 
 def test_the_impossible_is_possible_where_the_prediction_was_wrong():
-    given = bench(limit=0.06, truth=0.5)
+    given = bench(limit=0.06, truth=lambda candidate: 0.5)
     found = find(given)
     assert found.refused is None
     assert found.best.candidate.how == "smallest"

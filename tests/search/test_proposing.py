@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from edgekd.search import descent, proposing
-from edgekd.search.proposing import EITHER, FLOAT, INT8, Allowed, Proposer
+from edgekd.search.proposing import EITHER, FLOAT, INT8, Allowed, Proposer, correction
 
 FACTS = {
     "levels": [
@@ -83,9 +83,12 @@ def test_the_size_counts_of_the_variant_that_is_used():
     assert found.costs(0, FLOAT)([{"a": 32, "b": 32}]) == [4.0]
 
 
+SLOWER = {("cpu", 0, FLOAT): [({"a": 32, "b": 32}, 1.5)]}
+
+
 def test_what_was_measured_corrects_what_is_predicted():
     plain = proposer({"cpu": Device(precisions=(FLOAT,))}, {"cpu": Allowed(time=0.45)})
-    corrected = proposer({"cpu": Device(precisions=(FLOAT,))}, {"cpu": Allowed(time=0.45)}, {("cpu", 0, FLOAT): 1.5})
+    corrected = proposer({"cpu": Device(precisions=(FLOAT,))}, {"cpu": Allowed(time=0.45)}, SLOWER)
     one = plain.candidates()[0]
     assert corrected.times("cpu", one)[FLOAT] == pytest.approx(1.5 * plain.times("cpu", one)[FLOAT])
     assert {one.precision for one in corrected.candidates()} == {FLOAT}
@@ -97,3 +100,14 @@ def test_where_nothing_is_fast_enough_there_is_the_cheapest():
     found = proposer({"cpu": Device()}, {"cpu": Allowed(time=0.01)})
     assert found.candidates() == []
     assert (found.cheapest().structure, found.cheapest().precision, found.cheapest().widths) == (1, EITHER, {"a": 8})
+
+
+def test_a_network_is_predicted_as_it_was_measured_and_those_between_by_what_is_near():
+    known = [({"a": 8, "b": 8}, 0.8), ({"a": 32, "b": 8}, 1.25), ({"a": 8, "b": 32}, 2.0)]
+    for widths, factor in known:
+        assert correction(known, widths) == factor
+    assert correction([], {"a": 8, "b": 8}) == 1
+    assert correction(known[:1], {"a": 32, "b": 32}) == pytest.approx(0.8)
+    assert correction(known[:2], {"a": 16, "b": 8}) == pytest.approx(1.0)  # as far from both: sqrt(0.8 * 1.25)
+    # log 2 from the one and 3 log 2 from the other, so they count 9 to 1
+    assert correction(known[:2], {"a": 4, "b": 8}) == pytest.approx(0.8 ** (9 / 10) * 1.25 ** (1 / 10))
