@@ -7,7 +7,7 @@ it raises ends that process, and is told with the run's result.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +53,20 @@ class Board(Protocol):
 
     def end(self, folder: Path | None) -> None:
         """Take the folder of the finished run, complete but for its place; None where it failed or was killed."""
+
+
+class Told:
+    """Which points of curves were told: of a training that was seen by epoch, its step has all of them once more."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[str, str, int]] = set()
+
+    def new(self, step: str, points: Iterable[tuple[str, int, float]]) -> list[tuple[str, int, float]]:
+        """Return those of a step's points that were not given before."""
+        found = {(step, name, epoch): (name, epoch, value) for name, epoch, value in points}
+        new = [point for key, point in found.items() if key not in self._known]
+        self._known |= found.keys()
+        return new
 
 
 def curves(step: str, facts: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from edgekd import trackers
 from edgekd.report import pictures
 from edgekd.report.views import flat
-from edgekd.trackers import Run
+from edgekd.trackers import Run, Told
 
 PARENT = "mlflow.parentRunId"
 SETTINGS = {
@@ -75,7 +75,7 @@ class MLflow:
         self._client, self._experiment, self._run = client, experiment, run
         self._parent = ""
         self._open: dict[str, str] = {}  # the stages' runs that have not ended, by label
-        self._seen: set[tuple[str, str, int]] = set()
+        self._told = Told()
         self._status = "KILLED"
 
     def hear(self, event: str, line: Mapping[str, Any]) -> None:
@@ -125,9 +125,7 @@ class MLflow:
         self._client.set_terminated(self._open.pop(label), "FINISHED")
 
     def _curves(self, label: str, line: Mapping[str, Any], points: Iterable[tuple[str, int, float]]) -> None:
-        new = {(label, name, epoch): value for name, epoch, value in points}
-        found = [Metric(key[1], value, _ms(line), key[2]) for key, value in new.items() if key not in self._seen]
-        self._seen |= new.keys()
+        found = [Metric(name, value, _ms(line), epoch) for name, epoch, value in self._told.new(label, points)]
         for part in _parts(found):
             self._client.log_batch(self._stage(label, line), metrics=part)
 

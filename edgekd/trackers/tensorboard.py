@@ -16,7 +16,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from edgekd import trackers
-from edgekd.trackers import Run
+from edgekd.trackers import Run, Told
 
 FOLDER = "tensorboard"
 
@@ -33,7 +33,7 @@ class TensorBoard:
     def __init__(self, folder: Path, run: Run, *, stays: bool) -> None:
         self._folder, self._run, self._stays = folder, run, stays
         self._writers: dict[str, EventFileWriter] = {}
-        self._seen: set[tuple[str, str, int]] = set()
+        self._told = Told()
 
     def hear(self, event: str, line: Mapping[str, Any]) -> None:
         """Take a line of the run's log."""
@@ -51,11 +51,9 @@ class TensorBoard:
 
     def _write(self, line: Mapping[str, Any], points: Iterable[tuple[str, int, float]]) -> None:
         step, time = line["step"], trackers.seconds(line)
-        for name, epoch, value in points:
-            if (step, name, epoch) not in self._seen:
-                self._seen.add((step, name, epoch))
-                summary = Summary(value=[Summary.Value(tag=name, simple_value=value)])
-                self._writer(step).add_event(Event(wall_time=time, step=epoch, summary=summary))
+        for name, epoch, value in self._told.new(step, points):
+            summary = Summary(value=[Summary.Value(tag=name, simple_value=value)])
+            self._writer(step).add_event(Event(wall_time=time, step=epoch, summary=summary))
         if step in self._writers:
             self._writers[step].flush()
 
