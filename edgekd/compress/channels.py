@@ -198,15 +198,12 @@ def _check_works(model: nn.Module, example: Tensor, outputs: torch.Size) -> None
         for name, module in model.named_modules()
     ]
     try:
-        with torch.no_grad():
+        with models.hooked(hooks), torch.no_grad():
             shape = model(example).shape
     except FAILURES as error:
         raise StageError(
             f"prune: without the channels the network fails in layer {entered[-1]!r}: {error}; "
             "exclude the layers whose channels it counts on (prune.exclude)"
         ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
     if shape != outputs:
         raise StageError(f"prune: the network's outputs became {tuple(shape)}, they were {tuple(outputs)}")

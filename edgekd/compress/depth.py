@@ -38,12 +38,8 @@ def blocks(model: nn.Module, example: Tensor, untouched: set[nn.Module]) -> list
         module.register_forward_pre_hook(lambda _, given, name=name: shown.update({name: given[0]}) if given else None)
         for name, module in named.items()
     ]
-    try:
-        with torch.no_grad():
-            model.eval()(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with models.hooked(hooks), torch.no_grad():
+        model.eval()(example)
     found = [
         name
         for name, module in named.items()

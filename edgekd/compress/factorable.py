@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekd import models
 from edgekd.compress.rank_choice import Work
 from edgekd.document import suggest
 from edgekd.errors import StageError
@@ -67,12 +68,8 @@ def work(model: nn.Module, fit: Mapping[str, Any], example: Tensor) -> dict[str,
         layer.register_forward_hook(lambda own, given, result, name=name: count(name, own, given[0], result))
         for name, layer in fit.items()
     ]
-    try:
-        with torch.no_grad():
-            model.eval()(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with models.hooked(hooks), torch.no_grad():
+        model.eval()(example)
     return {name: Work(fit[name].weight.detach(), *points[name]) for name in fit if name in points}
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from edgekd import models
 from edgekd.compress.histograms import Chooser, Histogram, Levels
 from edgekd.compress.pt2e import (
     DerivedObserverOrFakeQuantize,
@@ -131,14 +132,10 @@ def calibrate(
         for name, observer in watched.items()
     ]
     count = 0
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                prepared(*(batch if isinstance(batch, tuple) else (batch,)))
-                count += 1
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with models.hooked(hooks), torch.no_grad():
+        for batch in batches:
+            prepared(*(batch if isinstance(batch, tuple) else (batch,)))
+            count += 1
     if not count:
         raise StageError("no calibration data: quantization needs real inputs to learn the ranges from")
     check_finite(prepared)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekd import models
 from edgekd.compress.importance import CONVOLUTIONS
 from edgekd.errors import StageError
 from edgekd.stages.prune import Options, Sparsity
@@ -99,11 +100,8 @@ def held(model: nn.Module, kept: Masks) -> Iterator[None]:
             weight.mul_(mask)
         if weight.requires_grad:
             hooks.append(weight.register_hook(partial(_masked, mask)))  # type: ignore[no-untyped-call] # torch lacks it
-    try:
+    with models.hooked(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
     moved = [name for name, mask in kept.items() if bool(model.get_parameter(name)[~mask].any())]
     if moved:
         raise StageError(f"prune: the training did not keep the zeros of {moved[0]}; train in one process, undivided")

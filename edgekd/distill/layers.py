@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekd import models
 from edgekd.document import suggest
 from edgekd.errors import StageError
 
@@ -49,12 +50,8 @@ def layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
         for name, module in model.named_modules()
         if name
     ]
-    try:
-        with torch.no_grad():
-            model.eval()(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with models.hooked(hooks), torch.no_grad():
+        model.eval()(inputs)
     return found
 
 

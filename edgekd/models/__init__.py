@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from edgekd.artifact import write_text
 from edgekd.errors import StageError
@@ -54,6 +56,15 @@ class Description:
 def example(input_shape: Sequence[int], batch: int = 2) -> Tensor:
     """Return an input of the right shape, (batch, *input_shape): zeros, for tracing."""
     return torch.zeros(batch, *input_shape)
+
+
+@contextmanager
+def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Keep hooks for a block, and take them away whatever happens in it."""
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.enter_context(hook)
+        yield
 
 
 def create(description: Description) -> nn.Module:

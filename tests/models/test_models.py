@@ -204,6 +204,16 @@ def test_damaged_weights_are_refused(damage, tmp_path):
         models.load(tmp_path)
 
 
+def test_hooks_go_with_their_block_also_where_it_fails():
+    layer, seen = nn.Linear(2, 2), []
+    hook = layer.register_forward_hook(lambda *_: seen.append("ran"))
+    with pytest.raises(RuntimeError, match="shapes"), models.hooked([hook]):  # noqa: PT012 # both belong to the block
+        layer(torch.zeros(1, 2))
+        layer(torch.zeros(1, 3))
+    layer(torch.zeros(1, 2))
+    assert seen == ["ran"]
+
+
 def test_no_pickle_is_read_anywhere():
     """`torch.load` runs what a file says unless it is told not to; the other ways to unpickle are not used at all."""
     package = Path(models.__file__).parents[1]
