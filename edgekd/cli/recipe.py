@@ -85,11 +85,13 @@ def layers(name: str, overrides: Sequence[str], data_dir: Path | None, as_json: 
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @shown("Print what is wrong with each as JSON.")
 def check(names: Sequence[str], overrides: Sequence[str], screen: Screen) -> int:
-    """Check recipes and report all their problems at once."""
+    """Check recipes, with what they let a search vary, and report all their problems at once."""
     found: dict[str, dict[str, str] | None] = {}
     for name in names:
         try:
-            recipes.Recipe.load(name, overrides)
+            if recipes.Recipe.load(name, overrides).search is not None:
+                variations = importlib.import_module("edgekd.tuning.variations")  # which few recipes need
+                variations.Variations(variations.written(name, tuple(overrides))).check()
             found[name] = None
         except UsageError as error:
             found[name] = {"code": error_codes.code(error), "message": str(error)}

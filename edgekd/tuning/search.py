@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from edgekd import artifact, lessons, making, pipeline, rundir, steps
+from edgekd import artifact, checks, lessons, making, pipeline, rundir, steps
 from edgekd import plan as planning
 from edgekd.document import DocumentError, Problem
 from edgekd.errors import StageError, UsageError
@@ -23,7 +24,7 @@ from edgekd.recording import recorded
 from edgekd.tuning import crew, outcome, worker
 from edgekd.tuning.storage import Heartbeat, opened
 from edgekd.tuning.trial import AS_IT_IS, Bench, fixed
-from edgekd.tuning.variations import Changes, Variations, told, written
+from edgekd.tuning.variations import SPACE, Changes, Variations, told, written
 from edgekd.tuning.worker import Order
 
 FILE = "search.json"
@@ -65,7 +66,9 @@ def run(
     """
     started, show = datetime.now(UTC), show or Show()
     variations = Variations(written(recipe, tuple(overrides)))
-    variations.check(data_dir)
+    valid = partial(checks.check, found=(), data_dir=data_dir)
+    valid(variations.recipe)
+    variations.check(valid)
     if out is not None:
         rundir.check_target(out, FILE)
     root = artifact.open_store(store or artifact.default_root(), show.say).root
@@ -118,7 +121,7 @@ def _rehearse(shop: Workshop, variations: Variations) -> None:
         except StageError as error:
             if not changes:
                 raise
-            problems.append(Problem("search.space", None, told(changes), str(error)))
+            problems.append(Problem(SPACE, None, told(changes), str(error)))
     if problems:
         raise DocumentError(variations.written.source, problems)
 

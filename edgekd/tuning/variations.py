@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from edgekd import checks, plugin, recipe
+from edgekd import plugin, recipe
 from edgekd.artifact import digest_of
 from edgekd.document import DocumentError, Problem, parse, suggest
 from edgekd.errors import UsageError
@@ -20,6 +19,7 @@ from edgekd.space import Range, Search
 VARIED = ("teacher", "teachers", "assistants", "student", "distill", "targets", "choose")
 """Blocks that decide how a student is trained. The data are the same in all trials: scores would not compare."""
 EPOCHS = "student.epochs"
+SPACE = "search.space"
 
 Changes = Mapping[str, Any]
 """Values by place in the recipe."""
@@ -139,24 +139,28 @@ class Variations:
                 if not around:
                     yield {path: value}
 
-    def check(self, data_dir: Path | None) -> None:
-        """Check everything about the space that can be known without a network.
+    def check(self, valid: Callable[[Recipe], None] | None = None) -> None:
+        """Check the space: its places, and that the recipe with each of its values is a valid one.
+
+        Args:
+            valid: raises a UsageError for a recipe in which more is wrong than its document shows.
 
         Raises:
             DocumentError: with all problems at once.
-            UsageError: the recipe itself is wrong.
         """
-        checks.check(self.recipe, (), data_dir)
-        found = [problem for path in self.search.space for problem in _misplaced(path)]
-        if not found:
-            for changes in self.extremes():
-                found += [Problem("search.space", None, told(changes), text) for text in self._wrong(changes, data_dir)]
+        wrong = {path: reason for path in self.search.space if (reason := _misplaced(path))}
+        found = [Problem(SPACE, None, path, reason) for path, reason in wrong.items()]
+        for changes in self.extremes():
+            if not wrong.keys() & changes:
+                found += [Problem(SPACE, None, told(changes), text) for text in self._problems(changes, valid)]
         if found:
             raise DocumentError(self.written.source, list(dict.fromkeys(found)))
 
-    def _wrong(self, changes: Changes, data_dir: Path | None) -> list[str]:
+    def _problems(self, changes: Changes, valid: Callable[[Recipe], None] | None) -> list[str]:
         try:
-            checks.check(self.trial(changes), (), data_dir)
+            trial = self.trial(changes)
+            if valid is not None:
+                valid(trial)
         except DocumentError as error:
             return [f"{problem.key}: {problem.message}" for problem in error.problems]
         except UsageError as error:
@@ -205,16 +209,13 @@ def _within(value: Any, values: Range) -> bool:
     return values.low <= value <= values.high and math.isclose(steps, round(steps), abs_tol=1e-9)
 
 
-def _misplaced(path: str) -> Iterator[Problem]:
-    """Yield why a place is none that a search may vary."""
+def _misplaced(path: str) -> str | None:
+    """Return why a place is none that a search may vary, or None."""
     block = path.partition(".")[0]
-    key = f"search.space.{path}"
     if path == EPOCHS:
-        yield Problem(path, None, key, "all trials train equally long: set search.epochs")
-    elif block in VARIED:
-        return
-    elif block in {field.alias or name for name, field in Recipe.model_fields.items()}:
-        varied = ", ".join(VARIED)
-        yield Problem(path, None, key, f"{block} does not change how a trial's student is trained; vary {varied}")
-    else:
-        yield Problem(path, None, key, f"there is no {block!r} in a recipe{suggest(block, VARIED)}")
+        return "all trials train equally long: set search.epochs"
+    if block in VARIED:
+        return None
+    if block in {field.alias or name for name, field in Recipe.model_fields.items()}:
+        return f"{block} does not change how a trial's student is trained; vary {', '.join(VARIED)}"
+    return f"there is no {block!r} in a recipe{suggest(block, VARIED)}"

@@ -64,6 +64,17 @@ def test_recipe_check_goes_on_after_a_wrong_one(edgekd, workplace):
     assert "no recipe 'gone'" in outcome.err
 
 
+def test_recipe_check_tells_all_that_is_wrong_with_a_search(edgekd, write_recipe):
+    space = {"studnt.width": [8], "student.widths": [[8], [0]], "distill.alpha": {"low": 0.5, "high": 1.5}}
+    path = write_recipe(search={"space": space})
+    outcome = edgekd("recipe", "check", path)
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[0].endswith(f"3 problems in {path}:")
+    for problem in ("studnt.width: there is no 'studnt'", "student.widths=[0]: ", "distill.alpha=1.5: "):
+        assert f"  search.space: {problem}" in outcome.err
+    assert edgekd("recipe", "check", path, "--set", 'search.space={"distill.alpha": [0.5]}').out == f"{path}: ok\n"
+
+
 def test_device_list_and_show(edgekd):
     assert list(json.loads(edgekd("device", "list", "--json").out)) == list(profiles.shipped_devices())
     assert [line.split()[0] for line in edgekd("device", "list").out.splitlines()] == list(profiles.shipped_devices())

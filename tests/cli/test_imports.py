@@ -52,6 +52,12 @@ def test_looking_at_recipes_and_devices_loads_no_framework(arguments):
     assert not _loaded(*arguments) & {*HEAVY, "rich", "jinja2"}
 
 
+def test_checking_a_recipe_loads_no_framework(tmp_path):
+    path = tmp_path / "searched.yaml"
+    path.write_text(json.dumps({"version": 1, **tiny(), "search": {"space": {"distill.alpha": [0.5]}}}))
+    assert not _loaded("recipe", "check", "digits", str(path)) & HEAVY
+
+
 def test_doctor_loads_no_framework():
     assert not _loaded("doctor") & {
         "torch",

@@ -132,6 +132,14 @@ def test_a_wrong_search_is_refused_before_any_work(block, arguments, told, edgek
     assert not list((workplace.parent / "store").glob("artifacts/*"))
 
 
+@pytest.mark.parametrize(("block", "arguments", "told"), [case for case in WRONG if not case[1]][:-1])
+def test_a_wrong_search_is_told_with_the_recipe(block, arguments, told, edgekd, write_recipe):
+    """All but what only the networks show."""
+    outcome = edgekd("recipe", "check", write_recipe(search=block), *arguments)
+    assert outcome.code == 2
+    assert told in outcome.err
+
+
 def test_a_recipe_without_a_search_says_what_one_looks_like(edgekd):
     outcome = edgekd("search", "digits")
     assert outcome.code == 2

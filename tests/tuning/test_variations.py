@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
+from edgekd import checks
 from edgekd.errors import UsageError
 from edgekd.tuning import variations
 from edgekd.tuning.variations import Variations, at, named, short, told, written
+
+CHECKED = partial(checks.check, found=(), data_dir=None)
 
 
 @pytest.fixture
@@ -65,9 +69,12 @@ def test_a_whole_number_off_the_steps_is_not_in_a_range(vary):
 @pytest.mark.parametrize(
     ("space", "messages"),
     [
-        ({"studnt.width": [1]}, ["search.space.studnt.width: there is no 'studnt' in a recipe", '"student"']),
+        ({"studnt.width": [1]}, ["search.space: studnt.width: there is no 'studnt' in a recipe", '"student"']),
         ({"quantize.samples": [8]}, ["quantize does not change how a trial's student is trained; vary teacher"]),
-        ({"data.train_samples": [8, 9]}, ["data does not change"]),
+        (
+            {"data.train_samples": [8, 9], "student.batch_size": [8, 0]},
+            ["data does not change", "student.batch_size=0: "],
+        ),
         ({"student.epochs": [1, 2]}, ["set search.epochs"]),
         ({"student.widht": [8]}, ["student.widht=8: student.widht: unknown key", '"width"']),
         ({"distill.alpha": {"low": 0.5, "high": 1.5}}, ["distill.alpha=1.5: distill.alpha: 1.5 is not allowed"]),
@@ -85,7 +92,7 @@ def test_a_whole_number_off_the_steps_is_not_in_a_range(vary):
 )  # fmt: skip
 def test_every_value_is_checked_and_every_problem_told(vary, space, messages):
     with pytest.raises(UsageError) as error:
-        vary(space).check(None)
+        vary(space).check(CHECKED)
     for message in messages:
         assert message in str(error.value)
 
@@ -101,7 +108,7 @@ def test_a_right_space_is_not_complained_about(vary):
         }
     ).written.recipe({})
     found = vary({"student": [{"model": "mlp", "widths": [8]}], "student.learning_rate": {"low": 0.1, "high": 0.2}})
-    found.check(None)
+    found.check(CHECKED)
     assert [dict(changes) for changes in found.extremes()] == [
         {"student": {"model": "mlp", "widths": [8]}},
         {"student": {"model": "mlp", "widths": [8]}, "student.learning_rate": 0.1},
