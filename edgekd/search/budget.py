@@ -78,7 +78,6 @@ def search(job: Job, known: Mapping[str, Artifact], handling: Handling, predicto
     options = trials.options(job.recipe)
     names = options.devices(tuple(job.places))
     structures = cuttable(job, known, options)
-    job.shop.show.note("measuring", {"devices": list(names)})
     clocks = clock.make_clocks(job, known, names, structures, predictors)
     made: dict[str, tuple[Artifact, bool]] = {}
     steps: list[Step] = []

@@ -135,7 +135,7 @@ def learn(
     for several in timing.groups(waiting):
         progress(done, len(waiting), "networks measured")
         cut = {key: instance(templates[one.template], one.widths) for key, one in several.items()}
-        found = timing.measure(name, place, cut, reference, feeds, method=method)
+        found = timing.measure(name, place, cut, reference, feeds, method=method, show=Show(note=show.note))
         known = Timing({**known.networks, **found.networks}, max(known.noise_floor, found.noise_floor))
         if found.noise_floor < BUSY:
             samples.keep(kept, found, under)

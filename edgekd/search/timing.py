@@ -108,7 +108,9 @@ def measure(
         raise DeviceError(
             f"{name}: {place.why}; networks are compared there, so say where it is: --at {name}=user@host"
         )
-    progress = (show or Show()).working(f"timing[{name}]")
+    show = show or Show()
+    show.note("measuring", {"devices": [name]})
+    progress = show.working(f"timing[{name}]")
     timings: list[Timing] = []
     for several in groups(networks, group):
         progress(len(timings) * group, len(networks), "networks")

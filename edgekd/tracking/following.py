@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 ENDS = ("finished", "failed", "interrupted")
-QUIET = {"measuring": True, "measured": False}
-"""The events between which nothing else should be at work on this machine."""
+QUIET = {"measuring": True, "measured": False, "start": False}
+"""Whether from an event on nothing else should be at work on this machine. A search trains between its measurements."""
 
 
 def batches(path: Path, alive: Callable[[], bool], *, pause_s: float = 0.2) -> Iterator[list[dict[str, Any]]]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from edgekd import Recipe, checks, making, pipeline, run
+from edgekd import Recipe, checks, log, making, pipeline, run
 from edgekd.device import Device
 from edgekd.dispatch.placing import Place
 from edgekd.errors import UsageError
@@ -128,6 +128,16 @@ def test_a_point_is_found_measured_and_judged(found):
     assert (device["points"]["small"]["status"] == "passed") == (result.exit_code == 0)
     assert point["finalists"][0]["measured"]["cpu"]["float"] > 0
     assert result.report["budget"]["latency_model"]["cpu"]["float"]["networks"] == 20
+
+
+def test_the_log_tells_when_it_measures_and_when_it_trains(found):
+    _, result, _ = found
+    lines = [json.loads(line) for line in (result.path / log.FILE).read_text().splitlines()]
+    told = [line.get("step", line["event"]) for line in lines if line["event"] in ("start", "measuring", "measured")]
+    first, last = told.index("measuring"), told.index("small/prune")
+    assert told[first - 1].startswith("template[")
+    assert "measuring" in told[last:-2]
+    assert told[-2:] == ["measuring", "measured"]
 
 
 def test_what_was_found_is_an_ordinary_recipe(found):

@@ -10,6 +10,7 @@ from edgekd.dispatch import placing
 from edgekd.dispatch.placing import Place
 from edgekd.errors import DeviceError, StageError
 from edgekd.graph.template import instance
+from edgekd.making import Show
 from edgekd.search import timing
 
 TINY = replace(timing.METHOD, processes=1, seconds=0.01, inferences=30, warmup_seconds=0.01)
@@ -33,7 +34,10 @@ def test_networks_are_timed_beside_the_reference_and_one_that_does_not_run_is_to
     broken = instance(template(), {})
     broken.graph.node[0].op_type = "Nonsense"
     networks = {"a/5": instance(template(), {"a": 5}), "the full one": reference, "broken": broken}
-    found = timing.measure("cpu", place, networks, reference, FEEDS, method=TINY)
+    noted = []
+    show = Show(note=lambda *event: noted.append(event))
+    found = timing.measure("cpu", place, networks, reference, FEEDS, method=TINY, show=show)
+    assert noted == [("measuring", {"devices": ["cpu"]})]
     assert set(found.networks) == {"a/5", "the full one"}
     for timed in found.networks.values():
         assert 0 < timed.low <= timed.speedup <= timed.high

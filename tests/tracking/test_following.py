@@ -67,6 +67,13 @@ def test_nothing_is_yielded_while_a_device_is_measured(path, monkeypatch):
     assert found == [["run", "measuring", "progress", "measured"], ["measuring", "failed"]]
 
 
+def test_a_step_that_begins_after_a_measurement_is_told_at_once(path, monkeypatch):
+    _write(path, "run", "measuring")
+    found = _read(path, monkeypatch, lambda: _write(path, "start"), lambda: _write(path, "epoch", "step", "measuring"),
+                  lambda: _write(path, "measured"))  # fmt: skip
+    assert found == [["run", "measuring", "start"], ["epoch", "step", "measuring", "measured"], []]
+
+
 def test_a_run_that_was_killed_ends_it_with_what_it_wrote(path, monkeypatch):
     _write(path, "run", "measuring")
     assert _read(path, monkeypatch, lambda: _write(path, "progress")) == [["run", "measuring", "progress"]]
