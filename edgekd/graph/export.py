@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import onnx
@@ -27,6 +28,8 @@ from edgekd.graph.lint import find_opset, nonfinite_tensors, quantization_proble
 
 _CARRIED = "edgekd.carried"
 _SPLIT_CHANGED = 18
+_ALONE = Lock()
+"""Of two exports at once, the second would take for the exporter as it is what the first has changed of it."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _to_proto(
 ) -> ModelProto:
     program = capture(model, example)
     try:
-        with _quiet_exporter(), _translations_read_once():
+        with _ALONE, _quiet_exporter(), _translations_read_once():
             exported = torch.onnx.export(
                 program,
                 input_names=list(input_names),
@@ -138,11 +141,16 @@ def _quiet_exporter() -> Iterator[None]:
 
 @contextmanager
 def _translations_read_once() -> Iterator[None]:
-    """Keep what the exporter reads of the source of its 500 translations; it would read all of it twice an export."""
+    """Keep what the exporter reads of the source of its 500 translations; it would read all of it twice an export.
+
+    A release that has no such property is left as it is: all that is lost is a quarter of the time.
+    """
     translation: Any = TracedOnnxFunction
-    whole = translation.function_ir
-    if isinstance(whole, property):
-        translation.function_ir = property(partial(_read, whole.fget))
+    whole = vars(translation).get("function_ir")
+    if not isinstance(whole, property):
+        yield
+        return
+    translation.function_ir = property(partial(_read, whole.fget))
     try:
         yield
     finally:

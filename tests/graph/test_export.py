@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from torch.fx import GraphModule
 from edgekd.compress import quantization
 from edgekd.device import Scheme
 from edgekd.errors import StageError
+from edgekd.graph import export as exporting
 from edgekd.graph.export import ExportFacts, export_onnx
 from edgekd.graph.lint import inspect
 from edgekd.graph.parity import FLOAT_TOLERANCE, INT8_TOLERANCE, check, compare, run_onnx
@@ -181,6 +184,31 @@ def test_the_source_of_translations_is_read_once(tmp_path: Path, monkeypatch: py
         export(model, torch.zeros(2, 3), path)
     assert len(read) == len(set(read)) > 100
     assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
+
+
+def test_the_exporter_is_left_as_it_was_also_by_two_failures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, at_work, most = vars(TracedOnnxFunction)["function_ir"], [], []
+
+    def fail(*_: object, **__: object) -> None:
+        at_work.append(vars(TracedOnnxFunction)["function_ir"])
+        most.append(len(at_work))
+        time.sleep(0.05)
+        assert at_work.pop() is not whole
+        raise torch.onnx.errors.OnnxExporterError("no kernel")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    monkeypatch.setattr(exporting, "capture", lambda model, _: model)
+    with ThreadPoolExecutor() as pool:
+        found = [pool.submit(exporting._to_proto, nn.Linear(3, 2), (), (), (), None) for _ in range(3)]
+    assert all(str(one.exception()) == "Linear cannot be exported to ONNX: no kernel" for one in found)
+    assert most == [1, 1, 1]
+    assert vars(TracedOnnxFunction)["function_ir"] is whole
+
+
+def test_a_release_of_onnxscript_that_reads_no_source_exports_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(TracedOnnxFunction, "function_ir")
+    with exporting._translations_read_once():
+        assert "function_ir" not in vars(TracedOnnxFunction)
 
 
 def test_the_layout_of_weights_and_inputs_does_not_show(tmp_path: Path) -> None:
