@@ -21,19 +21,17 @@ A tiny form, to see it work: --samples 300 --epochs 1 --seeds 1 --networks 20 --
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from machine import here
 
 from edgekd import lessons, making, pipeline
-from edgekd.agent import environment
 from edgekd.artifact import Artifact
 from edgekd.filing import Job
 from edgekd.making import Show
@@ -263,7 +261,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--networks", type=int, default=100)
     arguments = parser.parse_args()
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {environment.cpuinfo()['model']}, {platform.platform()}")
+    print(here())
     print(f"{' '.join(sys.argv)}\n")
     with tempfile.TemporaryDirectory() as temporary:
         held = measure(arguments, arguments.work or Path(temporary))

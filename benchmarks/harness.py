@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -25,12 +24,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from machine import here
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -165,9 +164,7 @@ def main() -> None:
     cores = environment.choose_cores(None if chosen.core is None else [chosen.core], 1)
     if cores is not None:
         os.sched_setaffinity(0, cores)
-    state = environment.snapshot()
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {state['cpu']}, {platform.platform()}, core {cores},", end=" ")
-    print(f"load {state['load_average']}, governor {state['governor'] or 'unknown'}")
+    print(f"{here()}, core {cores}, governor {environment.snapshot()['governor'] or 'unknown'}")
     print(f"{'p50 in us':<44}{'agent':>12}{'other':>12}{'ratio':>9}")
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "network.onnx"

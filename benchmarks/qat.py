@@ -17,16 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from machine import here
 from scipy import stats
 from torch import nn
 
@@ -178,7 +177,7 @@ def main() -> int:
         missed += found[0] < LEAST_SHARE
         print(f"{case}: ptq loses {interval(lost)} pp, qat {interval(left)} pp; recovered {found} of it")
         print(f"  less what the control gains: {share(lost - left - (columns['control'] - columns['float']), lost)}")
-    print(f"{platform.platform()}, {datetime.now(UTC).date().isoformat()}")
+    print(here())
     return int(missed > 0)
 
 

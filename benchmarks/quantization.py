@@ -17,20 +17,18 @@ Usage: python benchmarks/quantization.py --data-dir DATA [--work FOLDER] [--netw
 from __future__ import annotations
 
 import argparse
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from machine import here
 from quantizers import NETWORKS, OURS, Made, make, trained
 
-from edgekd.agent import environment
 from edgekd.agent.files import read_json, read_npz, sha256, write_json, write_npz
 from edgekd.agent.job import Job
 from edgekd.agent.latency import CONTROL
@@ -180,11 +178,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="measured time of each file on each runtime")
     parser.add_argument("--processes", type=int, default=5, help="fresh processes that the time is spread over")
     chosen = parser.parse_args()
-    state = environment.snapshot()
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchao", "onnxruntime", "nncf", "openvino"))
-    print(
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {state['cpu']}, {platform.platform()}, load {state['load_average']}"
-    )
+    print(here())
     print(versions)
     method = Method(processes=chosen.processes, seconds=chosen.seconds, throughput_seconds=0.0)
     failed: list[str] = []
