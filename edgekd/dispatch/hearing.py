@@ -18,11 +18,13 @@ class Hearing:
 
     Args:
         progress: is shown how far it is.
+        doing: what it was at when it last told.
         message: the agent's own error, if it told one.
         done: whether it said that it has finished.
     """
 
     progress: Progress
+    doing: str = ""
     message: str = ""
     done: bool = False
 
@@ -36,7 +38,8 @@ class Hearing:
             return {}
         kind, done, total = event.get("event"), event.get("done"), event.get("total")
         if kind == "progress" and isinstance(done, int) and isinstance(total, int):
-            self.progress(done, total, plain(f"{event.get('phase', '')} {event.get('detail', '')}").strip())
+            self.doing = plain(f"{event.get('phase', '')} {event.get('detail', '')}").strip()
+            self.progress(done, total, self.doing)
         elif kind == "error":
             lines = str(event.get("message", "")).splitlines()
             self.message = "\n".join(map(plain, lines)) or "the agent failed without a word"
@@ -65,9 +68,14 @@ def ending(code: int | None, log: str) -> str:
     return f"the agent {how}" + (f"; its last words: {words}" if words else "")
 
 
-def too_long(timeout_s: float) -> str:
-    """Return the message for an agent that was ended because it took too long."""
-    return f"the agent was ended after {timeout_s / 60:g} minutes (measure.timeout_minutes in the recipe)"
+def too_long(timeout_s: float, doing: str) -> str:
+    """Return the message for an agent that was ended because it took too long.
+
+    Args:
+        doing: what it was at, which may be what hangs.
+    """
+    at = f"; it was at: {doing}" if doing else ""
+    return f"the agent was ended after {timeout_s / 60:g} minutes (measure.timeout_minutes in the recipe){at}"
 
 
 def last_lines(log: str) -> str:

@@ -73,7 +73,7 @@ def measure(job: Path, out: Path, *, timeout_s: float, progress: Progress, pytho
     if code == 0 and hearing.done:
         return
     if time.monotonic() - started >= timeout_s:
-        raise MeasurementError(too_long(timeout_s))
+        raise MeasurementError(too_long(timeout_s, hearing.doing))
     if hearing.message:
         raise MeasurementError(hearing.message)
     raise MeasurementError(ending(code, log))

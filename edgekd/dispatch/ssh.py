@@ -142,7 +142,7 @@ def _follow(folder: DeviceFolder, timeout_s: float, progress: Progress, say: Say
     if not ends and time.monotonic() < deadline:
         raise RemoteError(f"{at}: {folder.path} was removed there by somebody else, and the measurement with it")
     if not ends:
-        raise RemoteError(f"{at}: {too_long(timeout_s)}")
+        raise RemoteError(f"{at}: {too_long(timeout_s, hearing.doing)}")
     if hearing.message:
         raise RemoteError(f"{at}: {hearing.message}")
     end = ends[-1]

@@ -12,7 +12,7 @@ from agent.networks import linear, samples, weights, write_job
 
 from edgekd.agent.files import read_npz
 from edgekd.dispatch import local
-from edgekd.dispatch.hearing import Hearing, ending
+from edgekd.dispatch.hearing import Hearing, ending, too_long
 from edgekd.dispatch.local import MeasurementError
 
 from .sshd import python
@@ -71,6 +71,16 @@ def test_an_agent_that_takes_too_long(tmp_path: Path) -> None:
     slow = python(tmp_path, before="exec sleep 600")
     with pytest.raises(MeasurementError, match=r"the agent was ended after 0\.005 minutes"):
         local.measure(job(tmp_path), tmp_path / "out", timeout_s=0.3, progress=print, python=slow)
+
+
+def test_what_an_agent_was_at_that_took_too_long_is_told() -> None:
+    hearing = Hearing(lambda *_: None)
+    assert (
+        too_long(90, hearing.doing) == "the agent was ended after 1.5 minutes (measure.timeout_minutes in the recipe)"
+    )
+    hearing.take('{"event": "progress", "phase": "prepare", "done": 0, "total": 1, "detail": "building m.onnx, 9 s"}')
+    hearing.take("what a runtime prints")
+    assert too_long(90, hearing.doing).endswith("; it was at: prepare building m.onnx, 9 s")
 
 
 def test_an_agent_that_takes_too_long_may_set_things_back(tmp_path: Path) -> None:
