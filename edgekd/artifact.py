@@ -26,6 +26,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from edgekd.agent.sealing import canonical
 from edgekd.errors import StageError, UsageError
 
 SCHEMA = 1
@@ -85,11 +86,6 @@ def open_store(root: Path, warn: Callable[[str], None] = print) -> Store:
 def default_root() -> Path:
     """Return where the store is: EDGEKD_HOME, else `.edgekd` in the working directory."""
     return Path(os.environ.get("EDGEKD_HOME") or ".edgekd")
-
-
-def canonical(value: Any) -> bytes:
-    """Return the one JSON text of a value that digests are taken of."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest_of(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""JSON files with the checksum of their own content, so that a bit that flips on a disk is noticed, not believed."""
+"""JSON files that are sealed: see `edgekd.agent.sealing`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd.artifact import digest_of, write_text
-
-SEAL = "seal"
-
-
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a file shall hold: the content with its checksum."""
-    unsealed = {key: value for key, value in content.items() if key != SEAL}
-    return {**unsealed, SEAL: digest_of(unsealed)}
-
-
-def fits(content: Mapping[str, Any]) -> bool:
-    """Return whether the content of a file is what was sealed; one that never was does not fit."""
-    return bool(content.get(SEAL) == sealed(content)[SEAL])
+from edgekd.agent.sealing import SEAL, fits, sealed
+from edgekd.artifact import write_text
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ import pytest
 from agent.networks import TINY, linear, quantized, samples, weights, write_job
 
 from edgekd import adding, rundir
-from edgekd.agent import PROTOCOL, bundling
+from edgekd.agent import PROTOCOL, bundling, sealing
 from edgekd.dispatch import archive, bundle
 from edgekd.errors import StageError, UsageError
 from edgekd.report import build
@@ -121,7 +121,8 @@ def sealed(result: Files, **changes: Any) -> Files:
 def measured_otherwise(result: Files, **changes: Any) -> Files:
     """Return files with changes of measurement.json, and digests that fit."""
     name = "measurement/measurement.json"
-    return sealed({**result, name: json.dumps({**json.loads(result[name]), **changes}).encode()})
+    content = sealing.sealed({**json.loads(result[name]), **changes})
+    return sealed({**result, name: json.dumps(content).encode()})
 
 
 def with_array(files: Files, name: str, data: bytes) -> Files:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from edgekd import sealing
+from edgekd.agent.sealing import fits
 
 CONTENT = {"validation": 0.9125, "names": ["a", "é"], "nested": {"x": None, "y": True}}
 
@@ -12,7 +13,7 @@ CONTENT = {"validation": 0.9125, "names": ["a", "é"], "nested": {"x": None, "y"
 def test_what_was_written_is_read(tmp_path):
     sealing.write(tmp_path / "a.json", {**CONTENT, "pair": (1, 2)})
     assert sealing.read(tmp_path / "a.json") == {**CONTENT, "pair": [1, 2]}
-    assert sealing.fits(json.loads((tmp_path / "a.json").read_text()))
+    assert fits(json.loads((tmp_path / "a.json").read_text()))
 
 
 def test_a_bit_that_flips_anywhere_is_noticed_or_changes_nothing(tmp_path):

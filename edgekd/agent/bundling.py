@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, Mapping, Tuple, Union
 from edgekd.agent import PROTOCOL, preview
 from edgekd.agent import job as jobs
 from edgekd.agent.errors import AgentError
-from edgekd.agent.files import read_json, replacing, sha256, write_json
+from edgekd.agent.files import read_json, replacing, sha256, write_json, write_sealed
 from edgekd.agent.job import Job
 from edgekd.agent.measuring import Progress, measure
 
@@ -95,7 +95,7 @@ def run(folder: Path, out: Path, *, on_cpu: bool, keep: bool, say: Callable[[str
         measurement = measure(job_dir, measured, _telling(say))
         if on_cpu:
             measurement["substituted"] = {"asked": job.backend, "used": CPU_BACKEND}
-            write_json(measured / "measurement.json", measurement)
+            measurement = write_sealed(measured / "measurement.json", measurement)
         told = {**preview.summary(measurement, measured), "inputs": "of the bundle"}
         _write_result(out, measured, bundle, job, sha256(folder / JOB / "job.json"))
         if keep:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Dict, Iterator, Mapping
 
 import numpy as np
 
-from edgekd.agent import npy
+from edgekd.agent import npy, sealing
 from edgekd.agent.errors import AgentError
 
 if TYPE_CHECKING:
@@ -51,6 +51,13 @@ def write_json(path: Path, document: Any) -> None:
     text = json.dumps(document, indent=1, allow_nan=False)
     with replacing(path) as stream:
         stream.write(text.encode("utf-8") + b"\n")
+
+
+def write_sealed(path: Path, document: Mapping[str, Any]) -> Dict[str, Any]:
+    """Write JSON with its checksum; returns what the file holds."""
+    content = sealing.sealed(json.loads(json.dumps(document, allow_nan=False)))
+    write_json(path, content)
+    return content
 
 
 def read_json(path: Path) -> Any:

@@ -17,7 +17,7 @@ from edgekd.agent import PROTOCOL, __version__, environment, locking, meters, ro
 from edgekd.agent import job as jobs
 from edgekd.agent.children import STALL_SECONDS, ChildError, run_child
 from edgekd.agent.errors import AgentError
-from edgekd.agent.files import sha256, write_json
+from edgekd.agent.files import sha256, write_sealed
 from edgekd.agent.job import Job
 from edgekd.agent.latency import CONTROL
 
@@ -138,8 +138,7 @@ def measure(job_dir: Path, out_dir: Path, progress: Progress, stall_seconds: flo
             str(path.relative_to(out_dir)): sha256(path) for path in sorted(out_dir.rglob("*")) if path.is_file()
         },
     }
-    write_json(out_dir / "measurement.json", measurement)
-    return measurement
+    return write_sealed(out_dir / "measurement.json", measurement)
 
 
 def _run(bench: Bench, meter: Optional[str], reason: Optional[str]) -> Dict[str, Any]:

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd import sealing
-from edgekd.agent import PROTOCOL
+from edgekd.agent import PROTOCOL, sealing
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.report.integration import Readings, Window
 from edgekd.report.outline import Outline
@@ -131,7 +130,7 @@ def read_run(folder: Path) -> Run:
 
 
 def check_seal(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a run.json that was changed after it was written, by a damaged disk or by hand.
+    """Refuse what was changed after it was written, by a damaged disk or by hand; what was never sealed, is as it is.
 
     Raises:
         EdgekdError: Its checksum is not that of its content.
@@ -157,6 +156,7 @@ def read_measurement(folder: Path) -> Evidence:
             f"{path} has protocol {found.get('protocol')!r}; this edgekd reads protocol {PROTOCOL}. "
             "Measure again with the agent of this version."
         )
+    check_seal(path, found)
     content = checked(found, Measurement, str(path))
     for name, expected in content.files.items():
         verify(inside(folder, name), expected)

@@ -124,7 +124,7 @@ def test_restored_when_interrupted(calls: Path, tmp_path: Path, number: signal.S
         assert running.stdout.readline() == "locked\n"
         running.send_signal(number)
         ended = False
-        while "restore" not in calls.read_text():
+        while "--restore" not in calls.read_text():
             assert not ended
             ended = running.poll() is not None
         running.send_signal(number)

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tiny import Chain
 
 from edgekd import rundir
 from edgekd.errors import EdgekdError
@@ -308,6 +312,18 @@ def test_a_truncated_measurement_is_no_json(folder: Path, tmp_path: Path) -> Non
         (tmp_path / "measurement.json").write_text(text[: int(share * len(text))])
         with pytest.raises(EdgekdError, match="cannot be read as JSON"):
             read_measurement(tmp_path)
+
+
+def test_a_bit_that_flips_in_measurement_json_is_noticed(chain: Chain, tmp_path: Path) -> None:
+    folder = shutil.copytree(chain.path / "measurements" / "cpu", tmp_path / "cpu")
+    path, source = folder / "measurement.json", random.Random(0)
+    kept, expected = path.read_bytes(), read_measurement(folder).content
+    for _ in range(300):
+        content = bytearray(kept)
+        content[source.randrange(len(content))] ^= 1 << source.randrange(8)
+        path.write_bytes(content)
+        with suppress(EdgekdError):
+            assert read_measurement(folder).content == expected
 
 
 def test_a_digit_of_run_json_that_changed_is_noticed(tmp_path: Path) -> None:
