@@ -230,7 +230,7 @@ def test_a_bit_that_flips_in_a_checkpoint(tmp_path):
     run.communicate()
     _flip(checkpoint, random.Random(SEED))
     again = work(tmp_path / "harmed", changes=changes)
-    again.ended(0, "training starts anew")
+    again.ended(0, "its checksum does not fit; the work starts anew")
     work(tmp_path / "fresh", changes=changes).ended(0)
     assert digests(tmp_path / "harmed") == digests(tmp_path / "fresh")
 
