@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from edgekd import artifact, profiles, rundir
 from edgekd import data as datasets
 from edgekd.dispatch import measurement, placing
 from edgekd.dispatch.job import Order
-from edgekd.dispatch.measurement import Dispatch
+from edgekd.dispatch.measurement import Dispatch, Outcome
 from edgekd.errors import UsageError
 from edgekd.filing import entry
 from edgekd.graph import feeding
@@ -110,35 +111,44 @@ def bench(
         record.measured({name: outcome})
         if feeds.labels:
             rundir.write_labels(folder, feeds.labels)
-        content = {
-            "schema": rundir.SCHEMA,
-            "kind": "bench",
-            "recipe": None,
+        content = _content(order, outcome, facts, feeds, gates) | {
             "run_id": record.run_id,
-            "task": feeds.task,
-            "inputs": "data" if data else "random",
-            "reference": reference,
-            "gates": gates.model_dump(exclude_none=True, exclude_defaults=True) if gates else {},
-            "variants": {
-                variant: {
-                    "integers": facts[path.stem].quantized_layers > 0,
-                    "parameters": facts[path.stem].parameters,
-                    "macs": facts[path.stem].macs,
-                }
-                for variant, path in outcome.models.items()
-            },
             "devices": {name: {**entry(folder, places[name], outcome), "scheme": None}},
-            "stages": [],
             "provenance": rundir.provenance(
                 started,
                 files={variant: str(path) for variant, path in files.items()},
                 data={"classes": list(feeds.classes)},
             ),
-        }  # fmt: skip
+        }
         rundir.write(folder, content)
         report = build.write(folder)
         record.judged(folder, report)
     return Result(record.target(out), report, build.exit_code(report))
+
+
+def _content(
+    order: Order, outcome: Outcome, facts: Mapping[str, GraphFacts], feeds: Feeds, gates: Gates | None
+) -> dict[str, Any]:
+    """Return what run.json says of the files and of what was asked of them.
+
+    Args:
+        facts: by the stem of what was measured.
+    """
+    measured = {variant: facts[path.stem] for variant, path in outcome.models.items()}
+    return {
+        "schema": rundir.SCHEMA,
+        "kind": "bench",
+        "recipe": None,
+        "task": feeds.task,
+        "inputs": "data" if feeds.splits else "random",
+        "reference": order.reference,
+        "gates": gates.model_dump(exclude_none=True, exclude_defaults=True) if gates else {},
+        "variants": {
+            variant: {"integers": own.quantized_layers > 0, "parameters": own.parameters, "macs": own.macs}
+            for variant, own in measured.items()
+        },
+        "stages": [],
+    }
 
 
 def _named(models: Sequence[Path | str], against: Path | str | None) -> dict[str, Path]:
