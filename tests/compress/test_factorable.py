@@ -11,21 +11,10 @@ from torch.nn.utils.parametrizations import weight_norm
 from edgekd.compress import factorable
 from edgekd.errors import StageError
 
-
-class Net(nn.Module):
-    """A network given by its layers and a function."""
-
-    def __init__(self, forward, **layers: nn.Module) -> None:
-        super().__init__()
-        self.steps = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.steps(self, x)
+from .small import Parts
 
 
-def in_turn(net: Net, x: Tensor) -> Tensor:
+def in_turn(net: Parts, x: Tensor) -> Tensor:
     for layer in net.children():
         x = layer(x)
     return x
@@ -62,29 +51,29 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_kind_of_layer_is_refused_with_the_reason(kind):
     layer, reason = REFUSED[kind]
-    model = Net(in_turn, first=nn.Conv2d(4, 4, 1), other=layer).eval()
+    model = Parts(in_turn, first=nn.Conv2d(4, 4, 1), other=layer).eval()
     (found,) = factorable.unfit(model, (), IMAGES).items()
     assert found[0] == "other"
     assert found[1].startswith(reason)
 
 
 def tied() -> nn.Module:
-    model = Net(in_turn, one=nn.Linear(16, 16), two=nn.Linear(16, 16), three=nn.Linear(16, 16))
+    model = Parts(in_turn, one=nn.Linear(16, 16), two=nn.Linear(16, 16), three=nn.Linear(16, 16))
     model.three.weight = model.one.weight
     return model
 
 
 NEEDED = {
     "a weight that is read": (
-        lambda: Net(lambda m, x: F.linear(m.one(x), m.two.weight), one=nn.Linear(16, 16), two=nn.Linear(16, 16)),
+        lambda: Parts(lambda m, x: F.linear(m.one(x), m.two.weight), one=nn.Linear(16, 16), two=nn.Linear(16, 16)),
         {"two": "the network needs more of it than what it gives: 'Sequential' object has no attribute 'weight'"},
     ),
     "a size that is read": (
-        lambda: Net(lambda m, x: m.one(x)[..., : m.one.out_features], one=nn.Linear(16, 16)),
+        lambda: Parts(lambda m, x: m.one(x)[..., : m.one.out_features], one=nn.Linear(16, 16)),
         {"one": "the network needs more of it than what it gives: 'Sequential' object has no attribute 'out_features'"},
     ),
     "one layer under two names": (
-        lambda: Net(lambda m, x: m.c(m.b(m.a(x))), a=SHARED, b=SHARED, c=nn.Conv2d(4, 4, 1)),
+        lambda: Parts(lambda m, x: m.c(m.b(m.a(x))), a=SHARED, b=SHARED, c=nn.Conv2d(4, 4, 1)),
         {"a": "it shares its weights with b", "b": "it shares its weights with a"},
     ),
     "tied weights": (tied, {"one": "it shares its weights with three", "three": "it shares its weights with one"}),
@@ -111,7 +100,7 @@ def test_a_layer_that_others_need_is_refused(name):
 
 def test_what_is_excluded_goes_with_all_that_is_in_it():
     inner = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
-    model = Net(in_turn, one=nn.Linear(16, 16), inner=inner)
+    model = Parts(in_turn, one=nn.Linear(16, 16), inner=inner)
     assert factorable.unfit(model, ("inner",), ROWS) == {"inner.0": "excluded", "inner.2": "excluded"}
     with pytest.raises(StageError, match=r"factorize: no layer 'iner' to exclude; did you mean \"inner\"\?"):
         factorable.unfit(model, ("one", "iner"), ROWS)
@@ -119,11 +108,11 @@ def test_what_is_excluded_goes_with_all_that_is_in_it():
 
 def test_points_are_counted_over_all_calls():
     """A 3x3 convolution of stride 2 reads 64 points and writes 16; a linear layer works on each of 5 rows."""
-    model = Net(lambda m, x: m.b(m.a(x)) + m.b(m.a(x)), a=nn.Conv2d(4, 6, 3, 2, 1), b=nn.Conv2d(6, 3, (1, 3)))
+    model = Parts(lambda m, x: m.b(m.a(x)) + m.b(m.a(x)), a=nn.Conv2d(4, 6, 3, 2, 1), b=nn.Conv2d(6, 3, (1, 3)))
     found = factorable.work(model, dict(factorable.layers(model)), IMAGES)
     assert {name: (one.given, one.gives) for name, one in found.items()} == {"a": (128, 32), "b": (32, 16)}
-    model = Net(lambda m, x: m.a(x), a=nn.Linear(16, 4), unused=nn.Linear(4, 4))
+    model = Parts(lambda m, x: m.a(x), a=nn.Linear(16, 4), unused=nn.Linear(4, 4))
     found = factorable.work(model, dict(factorable.layers(model)), ROWS)
     assert {name: (one.given, one.gives) for name, one in found.items()} == {"a": (5, 5)}
-    model = Net(in_turn, a=nn.Conv1d(2, 3, 5))
+    model = Parts(in_turn, a=nn.Conv1d(2, 3, 5))
     assert factorable.work(model, {"a": model.a}, torch.zeros(1, 2, 20))["a"].gives == 16

@@ -699,8 +699,8 @@ for _opset, _ir in (
     proto(f"opset {_opset}", make=lambda opset=_opset, ir=_ir: classifier(opset=opset, ir=ir))  # type: ignore[misc]
 
 
-@entry("integers by ONNX Runtime", data="samples")
-def _(folder: Path) -> Path:
+def _by_onnx_runtime(folder: Path, **options: Any) -> Path:
+    """Return what ONNX Runtime's own quantizer makes of the classifier."""
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
@@ -712,29 +712,22 @@ def _(folder: Path) -> Path:
 
     save(classifier(), folder / "float.onnx")
     quantization.quantize_static(
-        folder / "float.onnx", folder / "model.onnx", Reader(), per_channel=True, reduce_range=True,
-        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+        folder / "float.onnx", folder / "model.onnx", Reader(), reduce_range=True,
+        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8, **options,
     )  # fmt: skip
     return folder / "model.onnx"
+
+
+@entry("integers by ONNX Runtime", data="samples")
+def _(folder: Path) -> Path:
+    return _by_onnx_runtime(folder, per_channel=True)
 
 
 @entry("operators on integers by ONNX Runtime", data="samples")
 def _(folder: Path) -> Path:
-    from onnxruntime import quantization
+    from onnxruntime.quantization import QuantFormat
 
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter([{"x": samples()}])
-
-        def get_next(self) -> Any:
-            return next(self.batches, None)
-
-    save(classifier(), folder / "float.onnx")
-    quantization.quantize_static(
-        folder / "float.onnx", folder / "model.onnx", Reader(), quant_format=quantization.QuantFormat.QOperator,
-        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8, reduce_range=True,
-    )  # fmt: skip
-    return folder / "model.onnx"
+    return _by_onnx_runtime(folder, quant_format=QuantFormat.QOperator)
 
 
 @entry("integers by NNCF", data="samples")
