@@ -103,11 +103,6 @@ def excluded(model: nn.Module, names: Sequence[str]) -> frozenset[str]:
     return frozenset(path for path in known for name in names if path == name or path.startswith(f"{name}."))
 
 
-def count_quantizable(model: nn.Module) -> list[str]:
-    """Return the names of a network's convolution and linear modules."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)]
-
-
 def calibrate(
     prepared: GraphModule, batches: Iterable[Tensor | tuple[Tensor, ...]], choose: Chooser | None = None
 ) -> dict[str, Histogram]:

@@ -245,19 +245,6 @@ def _weighted_medians(ordered: FloatArray, counts: NDArray[np.int32]) -> FloatAr
     return np.asarray((ordered[lower] + ordered[upper]) / 2, np.float64)
 
 
-def paired_speedup(
-    reference: Sequence[NDArray[np.int64]], variant: Sequence[NDArray[np.int64]], *, seed: int = 0
-) -> Estimate:
-    """How many times faster the variant is: median over rounds of (reference p50 / variant p50) of the same round.
-
-    Args:
-        reference: Per process, nanoseconds [rounds, calls].
-        variant: The same processes and rounds.
-        seed: Of the bootstrap.
-    """
-    return paired_medians([ratios(round_medians(reference), round_medians(variant))], seed=seed)[0]
-
-
 def ratios(reference: Sequence[FloatArray], variant: Sequence[FloatArray]) -> list[FloatArray]:
     """Reference / variant of every round, per process."""
     return [a / b for a, b in zip(reference, variant, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,6 @@ class _Bench:
     clocks: Mapping[str, Clock]
     structures: Sequence[Structure]
     until: float
-    _made: dict[Any, dict[str, Artifact]] = field(default_factory=dict)
 
     def time(self, candidates: Sequence[Candidate]) -> list[Times]:
         """Measure networks that are cut from the templates; of each interval the slow end counts."""
