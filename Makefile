@@ -38,7 +38,9 @@ soak: $(VENV)/.dev          ## kills (KILLS=n), faults (FAULTS=all or some), fuz
 	$(VENV)/bin/python -m pytest -m soak --no-header -s
 
 bench: $(VENV)/.dev         ## the figures that the README and docs quote
-	for script in startup harness pipeline quantization qat latency_model budget narrow losses scaling training energy_estimator dispatch validate; do $(VENV)/bin/python benchmarks/$$script.py || exit 1; done
+	for script in startup harness pipeline quantization qat latency_model budget narrow losses scaling training energy_estimator dispatch validate; do \
+	  $(VENV)/bin/python benchmarks/$$script.py || failed="$$failed $$script"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 # torch first and by its exact version: an open range would take gigabytes of CUDA packages on a machine without a GPU.
 $(VENV)/.all: pyproject.toml constraints.txt

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -82,7 +83,8 @@ def create(description: Description) -> nn.Module:
 def save(folder: Path, description: Description, state: Mapping[str, Tensor]) -> None:
     """Write a network into an artifact's folder."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    save_file(tensors, folder / WEIGHTS)
+    # Not by safetensors' own writing: its error does not say in a way for programs that the disk is full.
+    (folder / WEIGHTS).write_bytes(serialized(tensors))
     content = {
         "schema": SCHEMA,
         "factory": description.factory,

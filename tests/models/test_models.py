@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -202,6 +203,14 @@ def test_damaged_weights_are_refused(damage, tmp_path):
         save_file({} if damage == "empty" else {"a": torch.zeros(2)}, path)
     with pytest.raises(StageError, match="cannot be read" if damage in ("missing", "cut") else "does not fit"):
         models.load(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_an_error_of_the_system_that_says_so(tmp_path):
+    (tmp_path / models.WEIGHTS).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        models.save(tmp_path, described("mlp"), trained(described("mlp")).state_dict())
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_hooks_go_with_their_block_also_where_it_fails():
