@@ -32,6 +32,10 @@ _PUBLIC = {
 }
 # ONNX Runtime reads it once, when it is imported: without it, it sends what it runs to its maker (docs/security.md).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# GNU OpenMP reads it when torch is imported. Threads of a training that spin while they wait for each other take
+# the time slices of those that they wait for, as soon as anything else is at work on the machine (docs/decisions.md).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __all__ = ["Recipe", "Result", "__version__", "bench", "explain", "run", "validate"]
 

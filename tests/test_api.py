@@ -126,6 +126,18 @@ def test_the_runtime_is_told_to_send_nothing_unless_its_user_says_otherwise(pack
     assert ran.stdout == f"{seen}\n"
 
 
+@pytest.mark.parametrize(
+    ("chosen", "seen"), [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_threads_that_wait_do_not_spin_for_long_unless_the_user_says_otherwise(chosen, seen):
+    here = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import edgekd, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=here | chosen, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert ran.stdout == f"{seen}\n"
+
+
 def test_the_runtime_keeps_nothing_to_be_sent(tmp_path):
     here = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
     code = "import edgekd.graph.parity"  # which imports the runtime
