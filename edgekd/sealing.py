@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd.agent.sealing import SEAL, fits, sealed
-from edgekd.artifact import write_text
+from edgekd.agent.files import write_sealed
+from edgekd.agent.sealing import SEAL, fits
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
-    plain = json.loads(json.dumps(content, allow_nan=False))
-    write_text(path, json.dumps(sealed(plain), indent=1))
+    write_sealed(path, content)
 
 
 def read(path: Path) -> dict[str, Any]:
