@@ -122,12 +122,13 @@ def plan(job: Job) -> list[dict[str, str]]:
         return []
     options = trials.options(job.recipe)
     names = options.devices(tuple(job.places))
-    finalists = f"{options.finalists} finalists for {options.short} epochs, the best for {options.epochs}"
+    several = f"{options.finalists} finalists for {options.short} epochs, the best"
+    whole = f"{several if options.finalists > 1 else 'one network'} for {options.epochs}"
     return [
         {
             "step": f"budget[{name}]",
             "state": "will run",
-            "reason": f"looks for {_told(limits)} on {', '.join(names)}: trains {finalists}; then again, tighter, "
+            "reason": f"looks for {_told(limits)} on {', '.join(names)}: trains {whole}; then again, tighter, "
             f"while what is measured misses a limit, for at most {options.minutes:g} minutes",
         }
         for name, limits in options.points.items()
