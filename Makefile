@@ -5,6 +5,7 @@ KILLS  ?= 100
 FUZZ_SECONDS ?= 60
 FAULTS ?= all
 PYTEST  = $(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile
+PARTS   = "tests/[a-d]*/" "tests/[e-s]*/" "tests/[t-z]*/ tests/test_*.py"
 PIP     = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .PHONY: demo test coverage check docs soak bench clean
@@ -15,10 +16,12 @@ demo: $(VENV)/.all          ## the default recipe, from teacher to verdict
 # Two processes share the work, file by file. In three parts, because a process that has loaded every runtime for a quarter
 # of an hour has now and then been ended by the system when it forked.
 test: $(VENV)/.dev          ## the tests, 10 minutes on 2 cores
-	for part in "tests/[a-d]*/" "tests/[e-s]*/" "tests/[t-z]*/ tests/test_*.py"; do $(PYTEST) -m "not soak" $$part || exit 1; done
+	for part in $(PARTS); do $(PYTEST) -m "not soak" $$part || exit 1; done
 
 coverage: $(VENV)/.dev     ## the tests again, with what they cover; takes half as long again
-	$(PYTEST) -m "not soak" --cov=edgekd --cov-report=term:skip-covered
+	rm -f .coverage
+	for part in $(PARTS); do $(PYTEST) -m "not soak" --cov=edgekd --cov-append --cov-report= $$part || exit 1; done
+	$(VENV)/bin/python -m coverage report --skip-covered
 
 check: $(VENV)/.dev         ## format, lint, types, layers, the agent's Python 3.8
 	$(VENV)/bin/ruff format --check .
