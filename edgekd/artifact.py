@@ -26,7 +26,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from edgekd.agent.sealing import canonical
+from edgekd.agent.sealing import digest_of, fits, sealed
 from edgekd.errors import StageError, UsageError
 
 SCHEMA = 1
@@ -88,11 +88,6 @@ def default_root() -> Path:
     return Path(os.environ.get("EDGEKD_HOME") or ".edgekd")
 
 
-def digest_of(value: Any) -> str:
-    """Return the sha256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical(value)).hexdigest()
-
-
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file."""
     with path.open("rb") as stream:
@@ -135,8 +130,7 @@ def check(path: Path, *, contents: bool = True) -> str | None:
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        seal = manifest.pop("seal")
-        if seal != digest_of(manifest):
+        if not fits(manifest):
             return "manifest.json does not match its own checksum"
         listed = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -238,7 +232,7 @@ def _seal(path: Path, stage: str, key: str, parts: Mapping[str, Any], facts: Map
         "seconds": round(seconds, 3),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_text(path / "manifest.json", json.dumps({**manifest, "seal": digest_of(manifest)}, indent=1, allow_nan=False))
+    write_text(path / "manifest.json", json.dumps(sealed(manifest), indent=1, allow_nan=False))
 
 
 def _files(path: Path) -> list[str]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from edgekd import making, steps
 from edgekd import plan as planning
-from edgekd.artifact import Artifact, digest_of
+from edgekd.agent.sealing import digest_of
+from edgekd.artifact import Artifact
 from edgekd.document import Frozen
 from edgekd.making import Workshop
 from edgekd.recipe import Recipe

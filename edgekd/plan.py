@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import artifact, plugin
+from edgekd.agent.sealing import digest_of
 from edgekd.artifact import Artifact, Store
 from edgekd.data import Data
 from edgekd.graph import lint
@@ -88,7 +89,7 @@ def _dump(block: Any) -> Any:
     if isinstance(path := getattr(block, "weights", None), Path):
         content["weights"] = artifact.file_digest(path)
     if isinstance(path := getattr(block, "onnx", None), Path):
-        content["onnx"] = artifact.digest_of([artifact.file_digest(file) for file in lint.files(path)])
+        content["onnx"] = digest_of([artifact.file_digest(file) for file in lint.files(path)])
     return content
 
 
@@ -132,7 +133,7 @@ def plan(store: Store, recipe: Recipe, made: Sequence[Step], data: Data, compute
         cached, reason = None, f"needs {', '.join(waiting)}, which will run"
         if not waiting:
             own = parts(step, recipe, data, {role: known[label] for role, label in step.needs.items()}, compute)
-            key = artifact.digest_of(own)
+            key = digest_of(own)
             cached = artifact.find(store, step.name, key)
             reason = "" if cached else why(store, step.name, key, own)
         if cached:

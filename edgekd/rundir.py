@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from edgekd import sealing
-from edgekd.artifact import Artifact, digest_of, file_digest, storage_error
+from edgekd.agent.sealing import digest_of
+from edgekd.artifact import Artifact, file_digest, storage_error
 from edgekd.data import Data
 from edgekd.errors import UsageError
 from edgekd.log import without_secrets

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd import artifact
+from edgekd.agent.sealing import digest_of
 from edgekd.errors import StageError, UsageError
 
 PARTS = {"stage": "teacher", "options": {"width": 8}}
@@ -88,7 +89,7 @@ def test_a_manifest_that_is_none_is_a_damaged_artifact(tmp_path, text):
     store, said = _store(tmp_path)
     made, _ = artifact.build(store, "teacher", PARTS, _write("a"))
     content = {"files": 3} if text == '{"files": 3}' else None
-    text = json.dumps({**content, "seal": artifact.digest_of(content)}) if content else text
+    text = json.dumps({**content, "seal": digest_of(content)}) if content else text
     (made.path / "manifest.json").write_text(text)
     again, cached = artifact.build(store, "teacher", PARTS, _write("a"))
     assert not cached
@@ -107,7 +108,7 @@ def test_failed_work_leaves_no_artifact_and_a_checkpoint_survives(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         artifact.build(store, "teacher", PARTS, interrupted)
-    assert artifact.find(store, "teacher", artifact.digest_of(PARTS)) is None
+    assert artifact.find(store, "teacher", digest_of(PARTS)) is None
 
     def resumed(out: Path) -> dict:
         assert not (out / "half").exists()
@@ -187,10 +188,10 @@ def test_a_value_has_one_digest_whatever_the_order_of_its_keys(value):
             return {key: reversed_keys(item[key]) for key in reversed(item)}
         return [reversed_keys(one) for one in item] if isinstance(item, list) else item
 
-    assert artifact.digest_of(value) == artifact.digest_of(reversed_keys(value))
+    assert digest_of(value) == digest_of(reversed_keys(value))
 
 
 @given(_JSON, _JSON)
 def test_different_values_have_different_digests(one, other):
     same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-    assert (artifact.digest_of(one) == artifact.digest_of(other)) == same
+    assert (digest_of(one) == digest_of(other)) == same

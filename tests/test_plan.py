@@ -11,6 +11,7 @@ import pytest
 from tiny import tiny
 
 from edgekd import Recipe, artifact, checks, pipeline, plan, steps
+from edgekd.agent.sealing import digest_of
 from edgekd.device import Device, Quantization
 from edgekd.errors import UsageError
 
@@ -98,7 +99,7 @@ def test_an_interrupted_training_is_told(chain, store):
     content = _changed(tiny(), "teacher.epochs", 9)
     prepared = pipeline.prepare(Recipe.of(**content), ["cpu"], store=store)
     shop, step = prepared.shop, prepared.steps[0]
-    key = artifact.digest_of(plan.parts(step, prepared.recipe, shop.data, {}, shop.compute))
+    key = digest_of(plan.parts(step, prepared.recipe, shop.data, {}, shop.compute))
     (store / "partial" / artifact.folder_name("teacher", key) / artifact.CHECKPOINT).mkdir(parents=True)
     assert _planned(store, content)["teacher"].reason == "was interrupted; goes on from its checkpoint"
 
@@ -177,7 +178,7 @@ def _keys(recipe: Recipe, store: Path) -> dict[str, str]:
     for step in prepared.steps:
         inputs = {role: known[label] for role, label in step.needs.items()}
         parts = plan.parts(step, recipe, prepared.shop.data, inputs, prepared.shop.compute)
-        keys[step.label] = artifact.digest_of(parts)
+        keys[step.label] = digest_of(parts)
         known[step.label] = artifact.Artifact(store, step.name, "", "same", {}, parts)
     return keys
 
@@ -256,9 +257,7 @@ def _key(step_name: str, content: dict, store: Path, teacher: str = "a") -> str:
     prepared = pipeline.prepare(Recipe.of(**content), ["cpu"], store=store)
     shop, step = prepared.shop, next(step for step in prepared.steps if step.name == step_name)
     found = artifact.Artifact(store, "teacher", "", teacher, {}, {"plugins": {}})
-    return artifact.digest_of(
-        plan.parts(step, prepared.recipe, shop.data, dict.fromkeys(step.needs, found), shop.compute)
-    )
+    return digest_of(plan.parts(step, prepared.recipe, shop.data, dict.fromkeys(step.needs, found), shop.compute))
 
 
 VIEWS = _changed(tiny(), "student.augment", {"crop": 1, "views": 1})

@@ -9,9 +9,10 @@ from typing import Any, Dict, Mapping
 SEAL = "seal"
 
 
-def canonical(value: Any) -> bytes:
-    """Return the one JSON text of a value that digests are taken of."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+def digest_of(value: Any) -> str:
+    """Return the sha256 of a value's canonical JSON: keys in order, no spaces."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def sealed(content: Mapping[str, Any]) -> Dict[str, Any]:
@@ -21,7 +22,7 @@ def sealed(content: Mapping[str, Any]) -> Dict[str, Any]:
         content: as JSON holds it; a seal that it has is replaced.
     """
     unsealed = {key: value for key, value in content.items() if key != SEAL}
-    return dict(unsealed, **{SEAL: hashlib.sha256(canonical(unsealed)).hexdigest()})
+    return dict(unsealed, **{SEAL: digest_of(unsealed)})
 
 
 def fits(content: Mapping[str, Any]) -> bool:

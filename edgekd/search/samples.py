@@ -20,6 +20,7 @@ from onnx import ModelProto, TensorProto
 from edgekd import artifact
 from edgekd.agent.files import sha256
 from edgekd.agent.method import Method
+from edgekd.agent.sealing import digest_of
 from edgekd.dispatch import placing
 from edgekd.dispatch.placing import Place
 from edgekd.errors import DeviceError
@@ -68,7 +69,7 @@ def conditions(name: str, place: Place, reference: Path, batch: int, method: Met
 
 def folder(store: Path, under: Mapping[str, Any]) -> Path:
     """Return where measurements under some conditions are kept."""
-    return store / FOLDER / artifact.digest_of(under)[:32]
+    return store / FOLDER / digest_of(under)[:32]
 
 
 def read(kept: Path) -> Timing:

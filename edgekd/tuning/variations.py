@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from edgekd import plugin, recipe
-from edgekd.artifact import digest_of
+from edgekd.agent.sealing import digest_of
 from edgekd.document import DocumentError, Problem, parse, suggest
 from edgekd.errors import UsageError
 from edgekd.recipe import Recipe

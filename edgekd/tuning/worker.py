@@ -27,7 +27,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from edgekd import pipeline
-from edgekd.artifact import digest_of
+from edgekd.agent.sealing import digest_of
 from edgekd.errors import EdgekdError, StageError
 from edgekd.making import Show
 from edgekd.tuning.storage import LOST, Heartbeat, again, opened, reason, shown
