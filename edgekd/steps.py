@@ -173,11 +173,15 @@ def _once(chain: _Chain, name: str, stage: Stage) -> None:
 
 
 def _quantized(chain: _Chain, recipe: Recipe, name: str, devices: Mapping[str, Device]) -> None:
-    """In every mode, for every scheme of the devices, from the same float network."""
+    """In every mode, for every scheme of the devices, from the same float network.
+
+    The seed of a budget's search is no candidate: it has the modes that cost next to nothing, its points have all.
+    """
     options = recipe.options(name)
     assert isinstance(options, Quantization)
-    needs = {mode: chain.needs(QUANTIZING[mode]) for mode in options.mode}
-    for mode in options.mode:
+    modes = [mode for mode in options.mode if mode in ("ptq", "dynamic") or recipe.options("budget") is None]
+    needs = {mode: chain.needs(QUANTIZING[mode]) for mode in modes}
+    for mode in modes:
         stage, own = QUANTIZING[mode], {name: _with_limit(options.of_mode(mode), recipe)}
         taking = {name: device for name, device in devices.items() if _takes(device, stage)}
         distinct = {found.label: found for found in schemes(taking).values()}

@@ -81,6 +81,11 @@ def test_each_mode_quantizes_the_same_network_and_makes_a_variant():
     }  # fmt: skip
 
 
+def test_the_seed_of_a_search_is_calibrated_and_not_trained_with_integers():
+    several = recipe(quantize={"mode": ["ptq", "qat", "mixed"]}, prune=False, budget={"min_speedup": 2})
+    assert [one.variant for one in steps.steps(several, BOX) if one.name == "quantize"] == ["int8-u8"]
+
+
 @pytest.mark.parametrize(
     ("gates", "own", "expected"),
     [({}, {}, None), ({"max_drop_pp": 0.3}, {}, 0.3), ({"max_drop_pp": 0.3}, {"max_drop_pp": 2}, 2)],

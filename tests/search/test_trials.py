@@ -44,6 +44,11 @@ def test_the_pruning_is_explicit_and_trains_as_the_student_does(block):
     assert trials.pruning(slower, STRUCTURE, CANDIDATE, 1).learning_rate == 0.005
 
 
+def test_a_point_is_quantized_in_all_modes_of_the_recipe(block):
+    line = trials.whole(job(quantize={"mode": ["ptq", "qat"], "epochs": 2}), block, "small", Gates())
+    assert [one.variant for one in line.steps if one.name == "quantize"] == ["small-int8-u8", "small-qat-u8"]
+
+
 def test_a_point_is_all_that_follows_from_its_pruning(block):
     line = trials.whole(job(), block, "small", Gates())
     assert told(line) == {
