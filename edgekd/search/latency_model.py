@@ -174,7 +174,10 @@ def fit(drawn: Sequence[Sample], timing: Timing) -> LatencyModel:
 
 
 def draw(templates: Sequence[Template], networks: int, seed: int) -> list[Sample]:
-    """Return different random networks; each precision has as many, shared by its structures."""
+    """Return different random networks; each precision has as many, shared by its structures.
+
+    Their order has nothing to do with either: what slows a device for a minute must not look like a structure's time.
+    """
     works = [workload(template) for template in templates]
     found: dict[str, Sample] = {}
     for place, (template, work) in enumerate(zip(templates, works, strict=True)):
@@ -188,7 +191,7 @@ def draw(templates: Sequence[Template], networks: int, seed: int) -> list[Sample
                 key = samples.fingerprint(instance(template, widths))
                 own.setdefault(key, Sample(place, work, widths, key))
         found |= own
-    return list(found.values())
+    return sorted(found.values(), key=lambda one: one.fingerprint)
 
 
 def random_widths(template: Template, generator: np.random.Generator) -> dict[str, int]:
