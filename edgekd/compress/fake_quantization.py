@@ -19,6 +19,7 @@ from edgekd.compress.bucketing import BucketedWeight, Untouched
 from edgekd.compress.histograms import Histogram
 from edgekd.compress.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 from edgekd.compress.quantization import activation_observers, observe_weight, settle, weight_observers
+from edgekd.errors import StageError
 
 FOLLOWED = 0.01
 """How far the range of an activation moves towards that of each batch."""
@@ -26,6 +27,21 @@ FROZEN_AFTER = 2 / 3
 """Of the training; in the rest of it, the ranges of activations stay as they are and the weights adapt to them."""
 
 Observer: TypeAlias = MinMaxObserver | PerChannelMinMaxObserver
+
+
+def _scale(observer: Observer) -> tuple[Tensor, Tensor]:
+    """Return the scale and the zero point of what was observed.
+
+    Raises:
+        StageError: it is NaN or infinite; no integers stand for that, and what they hold would look like numbers.
+    """
+    if not bool(torch.isfinite(observer.max_val - observer.min_val).all()):
+        raise StageError(
+            "quantize: the training with the integers ran away, values became NaN or infinite; lower "
+            "quantize.learning_rate, or set student.gradient_clip"
+        )
+    scale, zero_point = observer.calculate_qparams()
+    return scale, zero_point
 
 
 class FakeActivation(nn.Module):
@@ -51,7 +67,7 @@ class FakeActivation(nn.Module):
         """Return what the integers hold of it, in its own shape."""
         if self.training and int(self.seen) < self._updates:
             self._follow(x.detach())
-        scale, zero_point = self.observer.calculate_qparams()
+        scale, zero_point = _scale(self.observer)
         return torch.fake_quantize_per_tensor_affine(
             x, scale, zero_point.int(), self.observer.quant_min, self.observer.quant_max
         )
@@ -76,7 +92,7 @@ class FakeWeight(nn.Module):
         """Return what the integers hold of it, in its own shape."""
         observer = self.observer
         observe_weight(observer, weight.detach())
-        scale, zero_point = observer.calculate_qparams()
+        scale, zero_point = _scale(observer)
         if isinstance(observer, PerChannelMinMaxObserver):
             return torch.fake_quantize_per_channel_affine(
                 weight, scale, zero_point.int(), observer.ch_axis, observer.quant_min, observer.quant_max

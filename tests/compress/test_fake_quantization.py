@@ -11,6 +11,7 @@ from edgekd.compress.fake_quantization import FOLLOWED, FROZEN_AFTER, FakeActiva
 from edgekd.compress.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 from edgekd.device import Scheme
 from edgekd.distill.layers import layers, usual
+from edgekd.errors import StageError
 
 U8 = Scheme(activations="u8")
 
@@ -45,6 +46,13 @@ def test_an_activation_is_rounded_to_the_integers_of_its_range_and_its_gradient_
     (given * torch.arange(101)).sum().backward()
     inside = (x >= -1.0 - scale / 2) & (x <= 2.0 + scale / 2)
     assert torch.equal(x.grad, torch.where(inside, torch.arange(101.0), 0.0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_ran_away_is_told_and_not_rounded(value: float) -> None:
+    for fake in (activation(-1.0, 2.0, updates=1), loaded(weights(), torch.ones(2, 2))):
+        with pytest.raises(StageError, match=r"ran away.*lower quantize\.learning_rate"):
+            fake(torch.tensor([[0.5, value], [1.0, 2.0]]))
 
 
 @pytest.mark.parametrize("limit", [127, 64, 7])
