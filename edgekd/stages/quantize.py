@@ -67,7 +67,7 @@ class Options(Frozen):
     """Of `mode: qat`; the other training options are the student's (or the teacher's, where there is no student).
     Default: 5."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Of `mode: qat`. Default: 0.3 of the student's."""
+    """Of `mode: qat`. Default: 0.3 of the student's, 0.02 of it with SGD."""
     max_drop_pp: Annotated[float, Field(ge=0, le=100)] | None = None
     """Of `mode: mixed`: percentage points that it may lose against its float network on the validation split. Default:
     the gate of this name, else 1."""

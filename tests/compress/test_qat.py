@@ -123,6 +123,14 @@ def test_an_interrupted_training_ends_with_the_same_bits_and_features_are_taught
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "asked", "rate"), [("adamw", None, 0.03), ("sgd", None, 0.002), ("sgd", 0.5, 0.5)]
+)
+def test_the_learning_rate_is_a_part_of_the_students_that_depends_on_the_optimizer(optimizer, asked, rate):
+    base = Network(model="mlp", optimizer=optimizer, learning_rate=0.1)
+    assert qat.trained_as(base, Options(mode=("qat",), learning_rate=asked)).learning_rate == pytest.approx(rate)
+
+
 def test_what_training_made_worse_is_not_kept(given, tmp_path):
     facts, state = run(Options(mode="qat", epochs=1, learning_rate=10, samples=64), given, tmp_path / "qat")
     _, calibrated = run(Options(samples=64), given, tmp_path / "ptq")
