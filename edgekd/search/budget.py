@@ -172,12 +172,12 @@ class _Bench:
         scores = {label: found.facts["validation"] for label, (found, _) in made.items() if "/judge[" in label}
         return min(float(score) for label, score in scores.items() if (FLOAT if "pruned" in label else INT8) in used)
 
-    def check(self, candidate: Candidate) -> Checked:
+    def check(self, candidate: Candidate, *, again: bool = False) -> Checked:
         """Train fully, export, validate, and measure beside the reference."""
         line = self._whole(candidate)
         made = trials.make(self.job, line, self.known)
         there = {**self.known, **{label: artifact for label, (artifact, _) in made.items()}}
-        return checking.check(self.job, there, line.steps, self.name, self.limits, self.handling)
+        return checking.check(self.job, there, line.steps, self.name, self.limits, self.handling, again=again)
 
     def time_is_left(self) -> bool:
         """Return whether the point's minutes are not over."""

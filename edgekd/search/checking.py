@@ -29,7 +29,14 @@ _KEPT = (
 
 
 def check(
-    job: Job, artifacts: Mapping[str, Artifact], made: Sequence[Step], name: str, limits: Gates, handling: Handling
+    job: Job,
+    artifacts: Mapping[str, Artifact],
+    made: Sequence[Step],
+    name: str,
+    limits: Gates,
+    handling: Handling,
+    *,
+    again: bool = False,
 ) -> Checked:
     """Measure a point's variants beside the reference, and judge them.
 
@@ -37,6 +44,7 @@ def check(
         artifacts: by label, of the job's steps and of those of the point.
         made: the steps of the point.
         name: of the point.
+        again: measure what was measured once more; both are kept.
 
     Raises:
         StageError: a device could not be measured.
@@ -48,6 +56,7 @@ def check(
         "exports": {step.variant: artifacts[step.label].digest for step in asked},
         "devices": {device: profile.model_dump(mode="json") for device, profile in job.devices.items()},
         "measure": filing.measuring(job.recipe).model_dump(mode="json"),
+        **({"again": True} if again else {}),
     }
     variants = {step.variant for step in asked}
     small = replace(job, steps=[step for step in (*job.steps, *made) if step.variant in variants])
