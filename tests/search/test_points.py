@@ -23,6 +23,7 @@ class Bench:
         accurate: whether a candidate is accurate enough.
         nearly: up to which excess only the interval reaches beyond the limit.
         disturbed: the time of a trained network that is measured for the first time over that of another time.
+        gate: the limit that a slow network misses.
         tries: how often something may be tried again.
     """
 
@@ -33,6 +34,7 @@ class Bench:
     accurate: object = lambda candidate: True
     nearly: float = 1.0
     disturbed: float = 1.0
+    gate: str = "min_speedup"
     tries: int = 10
     told: list[str] = field(default_factory=list)
     timed: list = field(default_factory=list)
@@ -61,7 +63,7 @@ class Bench:
             excess = min(times.values()) / self.limit
             if excess > 1:
                 nearly = excess < self.nearly
-                missed.append(Missed(device, "min_speedup", excess, "too slow", cost=True, nearly=nearly))
+                missed.append(Missed(device, self.gate, excess, "too slow", cost=True, nearly=nearly))
         if not self.accurate(candidate):
             missed.append(Missed("cpu", "max_drop_pp", 1.0, "too inexact", cost=False))
         return Checked(tuple(missed), drop_pp=candidate.harm)
@@ -155,13 +157,14 @@ def test_a_disturbed_measurement_costs_a_second_one_and_no_training():
     assert given.checked == given.again == [found.best.candidate]
 
 
-def test_accuracy_and_what_was_too_slow_before_are_not_measured_again():
+def test_accuracy_size_and_what_was_too_slow_before_are_not_measured_again():
     inexact = bench(accurate=lambda candidate: False)
     assert find(inexact).refused
     slow = bench(truth=lambda candidate: 100.0, tries=0)
     assert find(slow).refused
-    assert not inexact.again
-    assert not slow.again
+    large = bench(disturbed=1.4, gate="max_size_mb", tries=0)
+    assert find(large).refused
+    assert [inexact.again, slow.again, large.again] == [[], [], []]
 
 
 def test_an_inexact_finalist_makes_room_for_the_next():
