@@ -123,7 +123,7 @@ def plan(job: Job) -> list[dict[str, str]]:
     options = trials.options(job.recipe)
     names = options.devices(tuple(job.places))
     several = f"{options.finalists} finalists for {options.short} epochs, the best"
-    whole = f"{several if options.finalists > 1 else 'one network'} for {options.epochs}"
+    whole = f"{several if options.finalists > 1 else 'one network'} for {options.epochs} epochs"
     return [
         {
             "step": f"budget[{name}]",
