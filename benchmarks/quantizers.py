@@ -54,7 +54,7 @@ TORCH = "export-by-torch"
 OURS = {
     "edgekd-ptq": Options(),
     "edgekd-mixed": Options(mode="mixed", max_drop_pp=MAX_DROP_PP),
-    "edgekd-qat": Options(mode="qat", epochs=1),
+    "edgekd-qat": Options(mode="qat"),
 }
 
 
@@ -134,7 +134,8 @@ def ours(options: Options, case: Case, out: Path) -> Path:
     facts = quantize.quantize(
         options, replace(case.inputs, artifacts={"model": case.network, **teaching}, variant=options.mode[0]), out
     )
-    print(f"{out.name}: {facts.get('tried') or facts['float_layers']}", file=sys.stderr)
+    kept = [one["method"] for one in facts["improve"] if one["kept"]]
+    print(f"{out.name}: in float {facts['float_layers']}, repaired by {kept}, {facts.get('kept', '')}", file=sys.stderr)
     return exported(replace(case, network=Artifact(out, "quantize", "", "", facts)), out)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from edgekd.compress import quantization
+from edgekd.compress import quantization, simulation
 from edgekd.compress.bias_correction import correct_biases
 from edgekd.compress.equalization import equalize
 from edgekd.compress.histograms import Histogram
@@ -34,6 +34,10 @@ ORDER: dict[str, Method] = {
     "bias": correct_biases,
 }
 """Integers are chosen in the scales that equalization leaves; means are right after the last change of a weight."""
+AUTO: tuple[str, ...] = ("equalize", "bias")
+"""What is tried unasked; choosing each rounding takes many times as long."""
+SOUND_DB = 20.0
+"""Answers of integers whose noise is at most a hundredth of their energy are left as they are."""
 BLOCK = 20
 """Samples whose mean loss is one value of a comparison."""
 AT_ONCE = 500
@@ -54,7 +58,7 @@ class Judged:
 
 
 def improve(
-    names: Sequence[str],
+    names: Sequence[str] | Literal["auto"],
     prepared: GraphModule,
     batches: Sequence[Tensor],
     calibrate: Callable[[], Seen],
@@ -68,7 +72,8 @@ def improve(
     score does not fall.
 
     Args:
-        names: of `ORDER`, in which they are tried.
+        names: of `ORDER`, in which they are tried. "auto": those of `AUTO`, until the answers to the first batch are
+            sound.
         batches: calibration inputs.
         calibrate: finds the ranges of the graph and returns what it saw.
         split: the validation split.
@@ -78,8 +83,9 @@ def improve(
         after), "loss_change_95", "seconds"}; the interval is None where there are too few samples for one, and nothing
         is kept then.
     """
-    seen = calibrate()
-    if not names:
+    seen, unasked = calibrate(), names == "auto"
+    names = AUTO if unasked else names
+    if not names or (unasked and _sound(prepared, batches)):
         return seen, []
     floats = quantization.duplicate(prepared)
     best, told = judge(prepared, split, task), []
@@ -110,7 +116,13 @@ def improve(
                 floats = quantization.duplicate(prepared)
         else:
             quantization.load_observed_state(prepared, before)
+        if unasked and _sound(prepared, batches):
+            break
     return seen, told
+
+
+def _sound(prepared: GraphModule, batches: Sequence[Tensor]) -> bool:
+    return simulation.sqnr_db(prepared, batches[0]) >= SOUND_DB
 
 
 def judge(prepared: GraphModule, split: Split, task: Task) -> Judged:

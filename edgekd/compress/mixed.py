@@ -1,15 +1,16 @@
 """Mixed precision by sensitivity: the layers that integers harm most stay in float, as few as the accuracy needs.
 
-Layers are ranked by what each of them alone does to the answers, a matter of seconds. What then counts is the accuracy
-of the converted graph on the whole validation split: layers go to float in that order until it is within the limit, and
-each of them but the last is then tried as integers again. An interrupted search goes on behind what it measured last.
+Where integers alone miss the limit, layers are ranked by what each of them alone does to the answers, a matter of
+seconds. What counts is the accuracy of the converted graph on the whole validation split: layers go to float in that
+order until it is within the limit, and each of them but the last is then tried as integers again. An interrupted search
+goes on behind what it measured last.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,19 +53,17 @@ class Tried:
 
 def choose(
     model: nn.Module,
-    calibrated: Callable[[Collection[str]], GraphModule],
-    excluded: Collection[str],
+    integers: Callable[[Sequence[str]], GraphModule],
     options: Options,
     data: Data,
     inputs: Inputs,
     out: Path,
-) -> tuple[Collection[str], dict[str, Any]]:
+) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Return the layers of a network that stay in float, with the facts of the search.
 
     Args:
         model: the float network.
-        calibrated: prepares and calibrates it, given the layers in float.
-        excluded: the layers that are in float anyway.
+        integers: makes its calibrated graph, given layers that stay in float.
         out: the partial artifact; its checkpoint holds what an interrupted search measured.
     """
     limit = MAX_DROP_PP if options.max_drop_pp is None else options.max_drop_pp
@@ -73,59 +72,68 @@ def choose(
     def score(network: nn.Module) -> float:
         return evaluate(network, data.validation, task, accelerator, divided=False)
 
-    def with_floats(float_layers: Sequence[str]) -> float:
-        return score(quantization.convert(calibrated({*excluded, *float_layers})))
+    def ranked() -> dict[str, float]:
+        return sensitivity.sqnr_db(integers(()), [torch.from_numpy(data.train.inputs[:SAMPLES])])
 
     begun = checkpoint.load(out, FORM) or {
-        "form": FORM, "seconds": 0.0, "measured": [], "float_validation": score(model),
-        "ranking": sensitivity.sqnr_db(calibrated(excluded), [torch.from_numpy(data.train.inputs[:SAMPLES])]),
+        "form": FORM, "seconds": 0.0, "measured": [], "float_validation": score(model), "ranking": None,
     }  # fmt: skip
-    whole, ranking = begun["float_validation"], begun["ranking"]
-    tried, ended = _searched(begun, with_floats, limit, options.minutes or MINUTES, inputs.progress, out)
+    tried, ended = _searched(
+        begun, lambda layers: score(quantization.convert(integers(layers))), ranked, limit,
+        options.minutes or MINUTES, inputs.progress, out,
+    )  # fmt: skip
     best = better(tried, limit)
-    return {*excluded, *best.float_layers}, {
+    return best.float_layers, {
         "validation": best.validation,
-        "float_validation": whole,
+        "float_validation": begun["float_validation"],
         "drop_pp": best.drop_pp,
         "max_drop_pp": limit,
         "held": best.drop_pp <= limit,
         "ended": ended,
-        "sensitivity": [{"layer": n, "sqnr_db": db if math.isfinite(db) else None} for n, db in ranking.items()],
+        "sensitivity": [
+            {"layer": name, "sqnr_db": db if math.isfinite(db) else None}
+            for name, db in (begun["ranking"] or {}).items()
+        ],
         "tried": [asdict(one) for one in tried],
     }
 
 
 def _searched(
-    begun: Mapping[str, Any],
-    with_floats: Callable[[Sequence[str]], float],
+    begun: dict[str, Any],
+    scored: Callable[[Sequence[str]], float],
+    ranked: Callable[[], dict[str, float]],
     limit: float,
     minutes: float,
     progress: Progress,
     out: Path,
 ) -> tuple[list[Tried], str]:
-    """Search on behind what a checkpoint holds, and keep each measurement in it."""
-    began, ranking = time.monotonic(), list(begun["ranking"])
+    """Search on behind what a checkpoint holds, and keep each measurement, and the ranking, in it."""
+    began = time.monotonic()
     measured = [Tried(*one) for one in begun["measured"]]
     known = list(measured)  # the search asks for the same again, in the same order
 
     def seconds() -> float:
         return float(begun["seconds"]) + time.monotonic() - began
 
+    def rank() -> list[str]:
+        begun["ranking"] = begun["ranking"] or ranked()
+        return list(begun["ranking"])
+
     def judge(float_layers: Sequence[str]) -> Tried:
         if known:
             return known.pop(0)
-        found = with_floats(float_layers)
+        found = scored(float_layers)
         drop_pp = round(100 * (begun["float_validation"] - found), 9)
-        progress(len(float_layers), len(ranking), f"drop {drop_pp:.2f} pp with layers in float")
+        progress(len(measured), len(measured) + 1, f"drop {drop_pp:.2f} pp with {len(float_layers)} layers in float")
         measured.append(Tried(tuple(float_layers), found, drop_pp))
         checkpoint.save(out, {**begun, "seconds": seconds(), "measured": [astuple(one) for one in measured]})
         return measured[-1]
 
-    return search(ranking, judge, limit, lambda: not known and seconds() > 60 * minutes)
+    return search(rank, judge, limit, lambda: not known and seconds() > 60 * minutes)
 
 
 def search(
-    ranking: Sequence[str],
+    rank: Callable[[], Sequence[str]],
     judge: Callable[[Sequence[str]], Tried],
     max_drop_pp: float,
     late: Callable[[], bool],
@@ -133,22 +141,22 @@ def search(
     """Try which layers must stay in float.
 
     Args:
-        ranking: layers, the most harmful first. They never all stay in float.
+        rank: returns the layers, the most harmful first, if one has to stay in float. They never all do.
         judge: measures a choice.
         late: whether time is over; the first choice, without any layer in float, is measured anyway.
 
     Returns:
         What was tried, in order; and how it ended: "the limit holds", "no more layers", "out of time".
     """
-    tried: list[Tried] = []
-    for count in range(len(ranking)):
-        tried.append(judge(ranking[:count]))
-        if tried[-1].drop_pp <= max_drop_pp:
-            break
+    tried = [judge(())]
+    ranking: Sequence[str] = ()
+    while tried[-1].drop_pp > max_drop_pp:
         if late():
             return tried, "out of time"
-    else:
-        return tried, "no more layers"
+        ranking = ranking or rank()
+        if len(tried) >= len(ranking):
+            return tried, "no more layers"
+        tried.append(judge(ranking[: len(tried)]))
     kept = list(tried[-1].float_layers)
     for name in reversed(kept[:-1]):  # without the last one the limit did not hold
         if late():

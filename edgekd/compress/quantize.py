@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.fx import GraphModule
 from edgekd import data as datasets
 from edgekd import models, tasks
 from edgekd.compress import bucketing, histograms, mixed, qat, quantization
-from edgekd.compress.improving import improve
+from edgekd.compress.improving import Seen, improve
 from edgekd.data import Data
 from edgekd.device import Scheme
 from edgekd.errors import StageError
@@ -38,24 +39,24 @@ def quantize(options: Options, inputs: Inputs, out: Path) -> dict[str, Any]:
     bits = BITS if options.buckets else options.weights_bits
     model, batches = models.load(source.path), list(_batches(data, count, inputs))
     whole = quantization.captured(model, (example,))
+    methods = options.improve if options.buckets is None else ()
 
-    def prepare(float_layers: Collection[str]) -> GraphModule:
-        return quantization.prepare(whole, (example,), scheme, bits, float_layers)
+    @lru_cache(maxsize=1)
+    def integers(float_layers: frozenset[str]) -> tuple[GraphModule, Seen, list[dict[str, Any]]]:
+        graph = quantization.prepare(whole, (example,), scheme, bits, float_layers)
+        return graph, *improve(
+            methods, graph, batches, lambda: quantization.calibrate(graph, batches, chooser(options)),
+            data.validation, tasks.load(inputs.task), inputs.progress,
+        )  # fmt: skip
 
-    def calibrated(float_layers: Collection[str]) -> GraphModule:
-        graph = prepare(float_layers)
-        quantization.calibrate(graph, batches, chooser(options))
-        return graph
-
-    floats: Collection[str] = quantization.excluded(model, options.exclude)
+    floats = quantization.excluded(model, options.exclude)
     facts: dict[str, Any] = {}
     if "mixed" in options.mode:
-        floats, facts = mixed.choose(model, calibrated, floats, options, data, inputs, out)
-    prepared = prepare(floats)
-    seen, told = improve(
-        options.improve, prepared, batches, lambda: quantization.calibrate(prepared, batches, chooser(options)),
-        data.validation, tasks.load(inputs.task), inputs.progress,
-    )  # fmt: skip
+        chosen, facts = mixed.choose(
+            model, lambda layers: integers(floats.union(layers))[0], options, data, inputs, out
+        )
+        floats = floats.union(chosen)
+    prepared, seen, told = integers(floats)
     if "qat" in options.mode:
         facts = qat.train(prepared, seen, options, data, inputs, out)
     float_layers = [name for name in quantization.layers(prepared) if name in floats]

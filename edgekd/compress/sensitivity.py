@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ from edgekd.compress.fake_quantization import FakeActivation, FakeWeight
 from edgekd.compress.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 from edgekd.compress.quantization import quantized_layers
 from edgekd.compress.quantizer import ACTIVATIONS, LAYERS, MOVES, layer_name
+from edgekd.compress.simulation import decibels, first
 
 
 class _Rounding(Interpreter):
@@ -49,19 +49,12 @@ def sqnr_db(prepared: GraphModule, batches: Sequence[Tensor]) -> dict[str, float
             signal += float(exact.square().sum())
             for name, rounding in alone.items():
                 noise[name] += float((_answers(prepared, rounding, batch) - exact).square().sum())
-    ratios = {name: _decibels(signal, lost) for name, lost in noise.items()}
+    ratios = {name: decibels(signal, lost) for name, lost in noise.items()}
     return dict(sorted(ratios.items(), key=lambda item: item[1]))
 
 
 def _answers(prepared: GraphModule, rounding: Mapping[str, nn.Module], batch: Tensor) -> Tensor:
-    answers = _Rounding(prepared, rounding).run(batch)
-    return cast(Tensor, answers[0] if isinstance(answers, tuple | list) else answers).double()
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if not noise:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
+    return first(_Rounding(prepared, rounding).run(batch)).double()
 
 
 def _roundings(prepared: GraphModule, name: str) -> dict[str, nn.Module]:

@@ -6,8 +6,9 @@ repair a quantization need (`edgekd.compress.equalization`, `rounding` and `bias
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -57,6 +58,25 @@ def run(prepared: GraphModule, batches: Iterable[Tensor], looks: Looks, *, integ
     with torch.no_grad():
         for batch in batches:
             runner.run(batch)
+
+
+def sqnr_db(prepared: GraphModule, batch: Tensor) -> float:
+    """Return the signal-to-quantization-noise ratio of a calibrated graph's answers to a batch, in decibels."""
+    with torch.no_grad():
+        exact, whole = (first(_Run(prepared, {}, integers=integers).run(batch)).double() for integers in (False, True))
+    return decibels(float(exact.square().sum()), float((whole - exact).square().sum()))
+
+
+def first(answers: Any) -> Tensor:
+    """Return the first output of a graph."""
+    return cast(Tensor, answers[0] if isinstance(answers, tuple | list) else answers)
+
+
+def decibels(signal: float, noise: float) -> float:
+    """Return the ratio of two energies in decibels; infinite without noise."""
+    if not noise:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
 def rounded(observer: MinMaxObserver | PerChannelMinMaxObserver, x: Tensor) -> Tensor:

@@ -51,11 +51,11 @@ class Options(Frozen):
     or that whose integers are distributed most as the values are. Weights always keep their whole range."""
     percentile: Annotated[float, Field(gt=50, le=100)] | None = None
     """Of the values that `calibration: percentile` keeps, at either end. Default: 99.99."""
-    improve: tuple[Literal["equalize", "round", "bias"], ...] = ()
+    improve: Literal["auto"] | tuple[Literal["equalize", "round", "bias"], ...] = "auto"
     """Methods that repair what calibration leaves: cross-layer equalization, weights rounded by what their layer gives,
     bias correction. Each stays only where the loss on the validation split falls by more than chance, and the score
-    does not fall."""
-
+    does not fall. "auto": the first and the last are tried where rounding leaves the answers less than 20 dB above its
+    noise, which it does with a sound network of 8 bits hardly ever."""
     weights_bits: Literal[8, 4, 2] = 8
     """Of each weight in the file. 4 makes it smaller, not faster, and needs a runtime that reads ONNX opset 21; 2 needs
     `buckets`."""
@@ -87,7 +87,7 @@ class Options(Frozen):
         for name, modes in OWN.items():
             if getattr(self, name) != _default(name) and not set(modes) & set(self.mode):
                 raise ValueError(f"{name} goes with mode: {' or '.join(modes)}; without it, it means nothing")
-        if self.improve and self.buckets is not None:
+        if self.improve not in ("auto", ()) and self.buckets is not None:
             raise ValueError("improve repairs what rounding to integers does; with buckets there are none")
         return self
 
@@ -107,7 +107,7 @@ STAGE = Stage(
     consumes=("model",),
     makes="int8",
     per="scheme",
-    version=2,
+    version=3,
     packages=("torch", "torchao"),
 )
 TRAINED = replace(

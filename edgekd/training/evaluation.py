@@ -12,7 +12,8 @@ from edgekd.errors import StageError
 from edgekd.tasks import Task
 from edgekd.training import ranks
 
-BATCH = 500
+BATCH = 125
+"""Samples that pass together; what lies between the layers of many more leaves the caches of a processor."""
 
 
 def evaluate(

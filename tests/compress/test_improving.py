@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgekd import tasks
-from edgekd.compress import improving, quantization
+from edgekd.compress import improving, quantization, simulation
 from edgekd.compress.prepared import layers
 from edgekd.data import Split
 from edgekd.device import Scheme
@@ -48,6 +48,34 @@ def test_what_helps_is_kept_with_the_figures_that_say_so(made) -> None:
         expected = float(nn.functional.cross_entropy(logits, torch.from_numpy(split.targets)))
     assert one["loss"][1] == pytest.approx(expected, rel=1e-5)
     assert one["score"][1] == float(np.mean(logits.argmax(1).numpy() == split.targets))
+
+
+@pytest.mark.parametrize(("outlier", "expected"), [(1000, ["equalize"]), (1, [])])
+def test_unasked_only_what_is_not_sound_is_repaired(outlier: int, expected: list[str]) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)).eval(), torch.randn(200, 6)
+    with torch.no_grad():
+        model[0].weight[0] *= outlier
+        model[2].weight[:, 0] /= outlier
+        split = Split(x.numpy(), model(x).argmax(1).numpy())
+    prepared = quantization.prepare(model, (x[:2],), Scheme(activations="u8"))
+    _, told = improving.improve("auto", prepared, [x], lambda: quantization.calibrate(prepared, [x]), split, TASK)
+    assert [one["method"] for one in told] == expected
+
+
+def test_the_noise_of_integers_is_that_of_the_converted_graph(made) -> None:
+    prepared, split, calibrate = made
+    calibrate()
+    x = torch.from_numpy(split.inputs)
+    with torch.no_grad():
+        exact = quantization.duplicate(prepared)(x)
+        noise = quantization.convert(prepared)(x) - exact
+    expected = 10 * np.log10(float(exact.square().sum()) / float(noise.square().sum()))
+    before = quantization.observed_state(prepared)
+    assert simulation.sqnr_db(prepared, x) == pytest.approx(expected, abs=0.2)  # biases are rounded too
+    assert all(
+        torch.equal(prepared.state_dict()[name], value) for name, value in before.items()
+    )  # nothing was observed
 
 
 def spoil(prepared, floats, batches) -> None:

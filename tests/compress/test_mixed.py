@@ -79,7 +79,11 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(inputs: Inputs, out: Path, **options: Any) -> dict[str, Any]:
     out.mkdir()
-    return quantize.quantize(Options(samples=128, **options), inputs, out)
+    return quantize.quantize(unrepaired(**options), inputs, out)
+
+
+def unrepaired(**options: Any) -> Options:
+    return Options(samples=128, **({"improve": ()} | options))
 
 
 def accuracy(folder: Path, inputs: Inputs) -> float:
@@ -120,6 +124,19 @@ def test_a_fragile_network_keeps_its_accuracy_with_two_layers_in_float(fragile: 
     assert not parity.check(parity.compare({"logits": expected}, actual), parity.INT8_TOLERANCE)
 
 
+@pytest.mark.parametrize("mode", ["ptq", "mixed"])
+def test_what_can_be_repaired_is_repaired_before_a_layer_is_given_up(
+    mode: str, fragile: Inputs, tmp_path: Path
+) -> None:
+    facts = run(fragile, tmp_path / "out", mode=mode, improve="auto")
+    assert next((one["method"], one["kept"]) for one in facts["improve"]) == ("equalize", True)
+    assert facts["float_layers"] == []
+    whole = accuracy(fragile.artifacts["model"].path, fragile)
+    assert 100 * (whole - accuracy(tmp_path / "out", fragile)) <= 1.0
+    if mode == "mixed":
+        assert (facts["ended"], len(facts["tried"]), facts["sensitivity"]) == ("the limit holds", 1, [])
+
+
 def test_when_time_is_over_the_best_so_far_is_taken(fragile: Inputs, tmp_path: Path) -> None:
     facts = run(fragile, tmp_path / "out", mode="mixed", minutes=1e-9)
     assert (facts["ended"], facts["held"], len(facts["tried"])) == ("out of time", False, 1)
@@ -145,7 +162,7 @@ def test_an_interrupted_search_goes_on_behind_what_it_measured(
     with pytest.raises(KeyboardInterrupt):
         run(fragile, tmp_path / "cut", mode="mixed")
     judged.clear()
-    facts = quantize.quantize(Options(samples=128, mode="mixed"), fragile, tmp_path / "cut")
+    facts = quantize.quantize(unrepaired(mode="mixed"), fragile, tmp_path / "cut")
     assert facts == expected
     assert len(judged) == len(expected["tried"]) - 2
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
@@ -157,7 +174,7 @@ def test_the_time_before_an_interruption_counts(fragile: Inputs, tmp_path: Path)
     state = checkpoint.load(tmp_path / "out", mixed.FORM)
     assert state is not None
     checkpoint.save(tmp_path / "out", {**state, "seconds": 60 * mixed.MINUTES})
-    facts = quantize.quantize(Options(samples=128, mode="mixed"), fragile, tmp_path / "out")
+    facts = quantize.quantize(unrepaired(mode="mixed"), fragile, tmp_path / "out")
     assert (facts["ended"], len(facts["tried"])) == ("out of time", 1)
 
 
@@ -203,13 +220,13 @@ def test_the_fewest_layers_stay_in_float(
     harm: dict[str, float], ranking: str, expected: tuple[str, ...], count: int
 ) -> None:
     judge = Judge(**harm)
-    tried, ended = search(list(ranking), judge, 1.0, never)
+    tried, ended = search(lambda: list(ranking), judge, 1.0, never)
     assert better(tried, 1.0).float_layers == expected
     assert (ended, len(judge.asked)) == ("the limit holds", count)
 
 
 def test_what_cannot_be_held_ends_with_the_smallest_drop() -> None:
-    tried, ended = search(["a", "b", "c"], Judge(a=3.0, b=0.0, c=2.0), 1.0, never)
+    tried, ended = search(lambda: ["a", "b", "c"], Judge(a=3.0, b=0.0, c=2.0), 1.0, never)
     assert ended == "no more layers"  # they never all stay in float
     assert [one.float_layers for one in tried] == [(), ("a",), ("a", "b")]
     assert better(tried, 1.0).float_layers == ("a",)
@@ -217,5 +234,5 @@ def test_what_cannot_be_held_ends_with_the_smallest_drop() -> None:
 
 def test_time_that_runs_out_while_layers_are_given_back_keeps_what_holds() -> None:
     judge = Judge(a=2.0, b=2.0, c=0.0)
-    tried, ended = search(["a", "b", "c"], judge, 1.0, lambda: len(judge.asked) >= 3)
+    tried, ended = search(lambda: ["a", "b", "c"], judge, 1.0, lambda: len(judge.asked) >= 3)
     assert (ended, better(tried, 1.0).float_layers) == ("out of time", ("a", "b"))
