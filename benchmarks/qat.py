@@ -46,7 +46,7 @@ from edgekd.training import networks
 SHAPE = (1, 8, 8)
 TEACHER = Network(model="convnet", width=32, blocks=(1, 1), epochs=10, batch_size=64, learning_rate=3e-3)
 STUDENT = Network(model="qat:separable", args={"width": 8}, epochs=30, batch_size=64, learning_rate=5e-3)
-CASES = {"four-bits": {"weights_bits": 4}, "fragile": {}}
+CASES: dict[str, dict[str, Any]] = {"four-bits": {"weights_bits": 4, "improve": ()}, "fragile": {"improve": ()}}
 OUTLIERS, TIMES = 2, 100
 LEAST_SHARE = 0.5
 
