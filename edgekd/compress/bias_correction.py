@@ -2,12 +2,14 @@
 
 Rounding the weights and the inputs of a layer moves the mean of what it gives, by E[W~ x~] - E[W x] for each output
 channel. This is taken off its bias, layer by layer in the order of the computation: each is measured behind layers that
-are corrected already. Where no integer layer has a bias, there is nothing to correct.
+are corrected already. One run does it, with all samples in one batch, because each layer is corrected before its values
+go on. Where no integer layer has a bias, there is nothing to correct.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,9 +47,15 @@ def correct_biases(prepared: GraphModule, floats: GraphModule, batches: Sequence
     corrected = [layer for layer in layers(prepared) if layer.bias is not None]
     exact = {layer.node.name: _Mean(layer) for layer in corrected}
     simulation.run(floats, batches, exact, integers=False)
-    for layer in corrected:
-        assert layer.bias is not None
-        actual = _Mean(layer)
-        simulation.run(prepared, batches, {layer.node.name: actual}, integers=True)
-        with torch.no_grad():
-            layer.bias.add_((exact[layer.node.name].value - actual.value).float())
+    looks = {layer.node.name: partial(_corrected, layer, exact[layer.node.name].value) for layer in corrected}
+    simulation.run(prepared, [torch.cat(tuple(batches))], looks, integers=True)
+
+
+def _corrected(layer: Layer, expected: Tensor, value: Tensor) -> Tensor:
+    """Give a layer the bias that its channels have the expected means with, and return its value with that."""
+    assert layer.bias is not None
+    actual = _Mean(layer)
+    actual(value)
+    shift = (expected - actual.value).float()
+    layer.bias.add_(shift)
+    return value + (shift if layer.linear else shift.view(-1, *[1] * (value.dim() - 2)))

@@ -40,7 +40,7 @@ SOUND_DB = 20.0
 """Answers of integers whose noise is at most a hundredth of their energy are left as they are."""
 BLOCK = 20
 """Samples whose mean loss is one value of a comparison."""
-AT_ONCE = 500
+AT_ONCE = 100
 """Samples that pass together: whole blocks."""
 
 

@@ -16,8 +16,8 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from edgekd.compress.pt2e import DerivedObserverOrFakeQuantize, MinMaxObserver, ObserverBase, PerChannelMinMaxObserver
 
-Look = Callable[[Tensor], None]
-"""What is done with a value, of one batch."""
+Look = Callable[[Tensor], Tensor | None]
+"""What is done with a value, of one batch; what it returns, if anything, takes the value's place."""
 Looks = Mapping[str, Look]
 """By the names of nodes, which a copy of a graph shares with it."""
 
@@ -34,9 +34,8 @@ class _Run(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
-        if n.name in self._looks:
-            self._looks[n.name](value)
-        return value
+        given = self._looks[n.name](value) if n.name in self._looks else None
+        return value if given is None else given
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(target)
