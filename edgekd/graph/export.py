@@ -23,6 +23,7 @@ from edgekd.errors import StageError
 from edgekd.graph import four_bits
 from edgekd.graph.capture import capture, quiet_pytrees
 from edgekd.graph.clean import clean, strip
+from edgekd.graph.decomposing import decomposed_where_needed
 from edgekd.graph.dynamic import TRANSLATIONS
 from edgekd.graph.lint import find_opset, nonfinite_tensors, quantization_problems
 
@@ -108,7 +109,7 @@ def _to_proto(
     output_names: Sequence[str],
     opset: int | None,
 ) -> ModelProto:
-    program = capture(model, example)
+    program = decomposed_where_needed(capture(model, example))
     try:
         with _ALONE, _quiet_exporter(), _translations_read_once():
             exported = torch.onnx.export(

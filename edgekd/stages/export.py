@@ -18,6 +18,6 @@ STAGE = Stage(
     after=("quantize",),
     consumes=("model",),
     per="variant",
-    version=2,
+    version=3,
     packages=("torch", "onnx", "onnxscript", "torchao"),
 )
