@@ -117,7 +117,8 @@ def imprecise(evidence: Evidence) -> Iterator[Finding]:
             tuple(name for _, name in bad),
             None,
             NOT_TIME,
-            "leave the first of them in float, scale per channel, calibrate on more data, or train with quantization",
+            "repair them (quantize.improve), leave the first of them in float, scale per channel, calibrate on more "
+            "data, or train with quantization; with random inputs, other than calibration saw, it says little",
         )
 
 
